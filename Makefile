@@ -1,0 +1,52 @@
+# make help lists what there is to type. Everything runs in .venv, which this file alone makes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+# DVC starts each stage as `python -m stages.<name>`: with this it is the environment's.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# Books come from this folder where it is there, laid out like Project Gutenberg's site, else from the internet.
+MIRROR := $(abspath ../shared/gutenberg)
+ifneq ($(wildcard $(MIRROR)),)
+export CHARLM_GUTENBERG_MIRROR ?= $(MIRROR)
+endif
+
+.PHONY: help repro test check format lock clean
+.DEFAULT_GOAL := help
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+repro: $(READY)  ## run the pipeline on the book and print what came out
+	dvc repro
+	@python -m charlm.summary
+
+test: $(READY)  ## run every test, without the internet
+	python -m pytest --numprocesses auto
+
+check: $(READY)  ## format, lint and types, as CI checks them
+	ruff format --check .
+	ruff check .
+	mypy
+
+format: $(READY)  ## mend what ruff can mend
+	ruff format .
+	ruff check --fix .
+
+lock: $(READY)  ## pin every package anew in requirements.lock
+	CUSTOM_COMPILE_COMMAND="make lock" pip-compile --quiet --extra dev --allow-unsafe --strip-extras \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
+	@# The CPU build of a wheel has a version of its own, which package indexes do not list.
+	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements.lock
+
+clean:  ## remove the environment (results, runs and DVC's cache stay)
+	rm -rf .venv
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and \
+		f"charlm needs Python 3.11 or newer; $(PYTHON) is {v}. Name another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

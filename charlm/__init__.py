@@ -1,0 +1,1 @@
+"""charlm: a character language model, trained as a tracked, exactly reproducible experiment."""

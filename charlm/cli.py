@@ -1,0 +1,158 @@
+"""The command line: `charlm ui` and `charlm generate`. Training is not here but in the pipeline, `dvc repro`."""
+
+import math
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from charlm.config import project_root
+from charlm.errors import CharlmError
+
+if TYPE_CHECKING:
+    from charlm.tracking import Store
+
+
+class PortError(CharlmError):
+    """The port for the UI is in use."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(f"Port {port} is in use on this machine.\nChoose another: charlm ui --port {port + 1}")
+
+
+class ServerError(CharlmError):
+    """MLflow's server ended before it answered."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"MLflow's UI ended with exit code {exit_code} before it answered; see its own words above.")
+
+
+class NoModelError(CharlmError):
+    """A folder holds no checkpoint with its vocabulary."""
+
+    def __init__(self, folder: Path, places: list[str]) -> None:
+        super().__init__(
+            f"No model in {folder}: looked for {' and for '.join(places)}.\n"
+            "`dvc repro` trains one, `dvc pull` fetches one that was pushed, --model names another folder."
+        )
+
+
+@click.group()
+@click.version_option(package_name="charlm")
+def main() -> None:
+    """A character language model, trained as a tracked, exactly reproducible experiment.
+
+    The pipeline itself is DVC's: `dvc repro` runs it, `dvc exp run -S train.learning_rate=0.01` varies it.
+    """
+
+
+def _finite(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
+@main.command()
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535), help="Port on 127.0.0.1.")
+@click.option("--browser/--no-browser", default=True, help="Open the page in a browser, if there is one.")
+def ui(*, port: int, browser: bool) -> None:
+    """Browse the recorded runs in MLflow's own UI."""
+    from charlm import tracking
+
+    store = tracking.Store(project_root())
+    if store.is_server:
+        _open(f"{store.uri.rstrip('/')}/{store.runs_page}", browser=browser)
+    else:
+        _serve(store, port, browser=browser)
+
+
+@main.command()
+@click.argument("prompt", default="\n")
+@click.option("--length", default=500, show_default=True, type=click.IntRange(1), help="Characters to generate.")
+@click.option(
+    "--temperature",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    callback=_finite,
+    help="Lower keeps to the likely characters, higher strays from them.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="The same seed gives the same text [default: random].")
+@click.option("--model", type=click.Path(path_type=Path), help="Folder of a checkpoint [default: the project's].")
+def generate(prompt: str, length: int, temperature: float, seed: int | None, model: Path | None) -> None:
+    """Continue PROMPT, a line end if it is not given, with text from the trained model."""
+    checkpoint, characters = _model_files(model or project_root() / "data")
+
+    from charlm.checkpoint import load_checkpoint
+    from charlm.sampling import sample
+    from charlm.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary.from_json(characters.read_text(encoding="utf-8"))
+    trained = load_checkpoint(checkpoint, vocabulary)
+    seed = secrets.randbits(64) if seed is None else seed
+    text = sample(trained, vocabulary, prompt, max_new_tokens=length, temperature=temperature, seed=seed)
+    click.echo(text)
+
+
+def _model_files(folder: Path) -> tuple[Path, Path]:
+    """Checkpoint and vocabulary in `folder`: side by side as a run's artifacts, or as the stages leave them."""
+    pairs = [("model.safetensors", "vocabulary.json"), ("train/model.safetensors", "prepare/vocabulary.json")]
+    for checkpoint, vocabulary in pairs:
+        if (folder / checkpoint).is_file() and (folder / vocabulary).is_file():
+            return folder / checkpoint, folder / vocabulary
+    raise NoModelError(folder, [" with ".join(pair) for pair in pairs])
+
+
+def _serve(store: "Store", port: int, *, browser: bool) -> None:
+    """Run MLflow's server on `store` until it is interrupted."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as err:
+            raise PortError(port) from err
+    address = f"http://127.0.0.1:{port}"
+    where = ["--backend-store-uri", store.uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    quiet = ["--uvicorn-opts", "--log-level warning"]
+    environment = os.environ | {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
+    with subprocess.Popen([sys.executable, "-m", "mlflow", "ui", *where, *quiet], env=environment) as server:
+        try:
+            _wait_for(address, server)
+            _open(f"{address}/{store.runs_page}", browser=browser)
+            server.wait()
+        except KeyboardInterrupt:
+            server.terminate()
+
+
+def _wait_for(address: str, server: "subprocess.Popen[bytes]") -> None:
+    """Return when the server answers; ServerError when it ends before."""
+    import httpx
+    from rich.console import Console
+
+    with Console(stderr=True).status("MLflow's server is starting"):
+        while True:
+            try:
+                httpx.get(f"{address}/health", trust_env=False).raise_for_status()
+                return
+            except httpx.HTTPError:
+                if (code := server.poll()) is not None:
+                    raise ServerError(code) from None
+                time.sleep(0.2)
+
+
+def _open(address: str, *, browser: bool) -> None:
+    """Say where the runs are and show them, where there is a browser to show them."""
+    click.echo(f"\nThe runs: {address}\n")
+    if browser:
+        webbrowser.open(address)
+
+
+if __name__ == "__main__":
+    main()

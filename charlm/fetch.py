@@ -1,0 +1,248 @@
+"""Download one file over HTTP: one polite GET, few retries, never from https down to http.
+
+It knows nothing of books: `charlm.gutenberg` decides which addresses to ask and what to make of the bytes.
+It does not resume, does not cache, and sets no limit to the whole time of a download that keeps moving.
+The file appears whole or not at all, as in pooch (https://www.fatiando.org/pooch). Requests to one address
+are 2 s or more apart, as https://www.gutenberg.org/policy/robot_access.html asks.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies
+
+import click
+
+from charlm import files
+from charlm.errors import CharlmError
+
+if TYPE_CHECKING:
+    import httpx
+
+USER_AGENT = f"charlm/{version('charlm')} (a character language model; one request a book)"
+
+_MEANING: dict[int, str] = {
+    HTTPStatus.FORBIDDEN: "the site turns this program or this network away: wait, or use another copy",
+    HTTPStatus.NOT_FOUND: "it has no such file: check the address, or the number of the book",
+}
+
+_HTML = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|title|script)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_TITLE = re.compile(rb"<title[^>]*>\s*(.*?)\s*</title", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a download may take: seconds, bytes, and counts."""
+
+    connect: float = 4.0
+    read: float = 10.0
+    attempts: int = 3
+    first_wait: float = 2.0
+    longest_wait: float = 60.0
+    redirects: int = 5
+    size: int = 64 * 2**20
+
+
+LIMITS = Limits()
+
+
+class RefusedError(CharlmError):
+    """An address gave no text; the message says what it gave instead, without the address."""
+
+
+class BusyError(RefusedError):
+    """An address gave no text this time; asked again later it may."""
+
+    def __init__(self, found: str, asked: float = 0.0) -> None:
+        super().__init__(found)
+        self.asked = asked  # seconds, from Retry-After
+
+
+def download(url: str, to: Path, *, limits: Limits = LIMITS, sleep: Callable[[float], object] = time.sleep) -> None:
+    """GET `url` into the file `to`, which is left as it was when that fails.
+
+    Raises RefusedError when no text comes, at once or, if the reason may pass (a stall, 429, 5xx), after
+    `limits.attempts`.
+    """
+    import httpx
+
+    timeout = httpx.Timeout(limits.read, connect=limits.connect)
+    with httpx.Client(timeout=timeout, headers={"User-Agent": USER_AGENT}) as client:
+        for attempt in range(1, limits.attempts + 1):
+            try:
+                with files.whole(to) as part:
+                    _get(client, url, part, limits)
+                return
+            except BusyError as busy:
+                seconds = pause(attempt, busy, limits)
+                click.echo(f"{url}: {busy.message}; trying again in {seconds:.0f} s", err=True)
+                sleep(seconds)
+
+
+def pause(attempt: int, busy: BusyError, limits: Limits) -> float:
+    """Seconds to wait after the failed `attempt` (the first is 1): doubled each time, never less than asked.
+
+    Raises RefusedError when it was the last attempt, or the server asks for more than `limits.longest_wait`.
+    """
+    if attempt >= limits.attempts:
+        raise RefusedError(f"{busy.message}, {attempt} times in a row: try again later") from busy
+    if busy.asked > limits.longest_wait:
+        raise RefusedError(
+            f"{busy.message}, and it asks for {busy.asked:.0f} s, more than the "
+            f"{limits.longest_wait:.0f} s charlm waits: try again later"
+        ) from busy
+    return float(max(limits.first_wait * 2 ** (attempt - 1), busy.asked))
+
+
+def retry_after(value: str | None, now: datetime) -> float:
+    """Seconds that a Retry-After header asks for: a number or a date (RFC 9110, section 10.2.3).
+
+    0 when there is none, when it lies in the past or when it cannot be read.
+    """
+    if value is None:
+        return 0.0
+    if re.fullmatch(r"[0-9]{1,9}", value.strip()):
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds())
+
+
+def redirect(url: str, location: str) -> str:
+    """The address that `url` redirects to with `location`.
+
+    Raises RefusedError when that leads from https to http, or off the web.
+    """
+    target = urljoin(url, location)
+    schemes = urlsplit(url).scheme, urlsplit(target).scheme
+    if schemes == ("https", "http"):
+        raise RefusedError(f"redirects from https down to {target}, where the text could be changed on its way")
+    if schemes[1] not in ("http", "https"):
+        raise RefusedError(f"redirects to {target}, which is neither http nor https")
+    return target
+
+
+def _get(client: httpx.Client, url: str, part: Path, limits: Limits) -> None:
+    for _ in range(limits.redirects + 1):
+        with _plainly(limits), _opened(client, url, limits) as response:
+            if not response.has_redirect_location:
+                _check_answer(response, limits)
+                _save(response, part, limits)
+                _check_text(part, response.headers.get("Content-Type", ""))
+                return
+            url = redirect(url, response.headers["Location"])
+    raise RefusedError(f"more than {limits.redirects} redirects, the last one to {url}")
+
+
+@contextmanager
+def _plainly(limits: Limits) -> Iterator[None]:
+    """Turn the faults of the network into `RefusedError`, or `BusyError` where they may pass."""
+    import httpx
+
+    try:
+        yield
+    except httpx.ConnectTimeout as err:
+        raise RefusedError(f"no connection within {limits.connect:g} s") from err
+    except httpx.TimeoutException as err:
+        raise BusyError(f"connected, then nothing for {limits.read:g} s") from err
+    except httpx.ConnectError as err:
+        raise RefusedError(f"no connection: {err}") from err
+    except httpx.RemoteProtocolError as err:
+        raise RefusedError(f"the answer was cut short: {err}") from err
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as err:
+        raise RefusedError(f"no usable answer: {type(err).__name__}: {err}") from err
+
+
+@contextmanager
+def _opened(client: httpx.Client, url: str, limits: Limits) -> Iterator[httpx.Response]:
+    _await_name(urlsplit(url).hostname or "", limits.connect)
+    with client.stream("GET", url) as response:
+        yield response
+
+
+def _await_name(host: str, seconds: float) -> None:
+    """Look `host` up once within a time limit, which the system's lookup and httpx do not offer.
+
+    With packets that vanish the lookup alone takes 10 to 40 s. Behind a proxy the name is the proxy's affair.
+    """
+    if getproxies().keys() - {"no"}:
+        return
+
+    def look() -> None:
+        with suppress(OSError, UnicodeError):  # httpx meets the same error, and reports it
+            socket.getaddrinfo(host, None)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise RefusedError(f"no connection: no name server told within {seconds:g} s where {host} is")
+
+
+def _check_answer(response: httpx.Response, limits: Limits) -> None:
+    code = response.status_code
+    status = f"{code} {response.reason_phrase}".strip()
+    if code == HTTPStatus.TOO_MANY_REQUESTS or response.is_server_error:
+        raise BusyError(status, retry_after(response.headers.get("Retry-After"), datetime.now(UTC)))
+    if code != HTTPStatus.OK:
+        raise RefusedError(f"{status}: {_MEANING.get(code, 'expected 200 and a text')}")
+    _check_size(int(response.headers.get("Content-Length", 0)), limits)
+
+
+def _check_size(size: int, limits: Limits) -> None:
+    if size > limits.size:
+        raise RefusedError(f"more than {limits.size:,} bytes, the limit for a text: save it yourself, give its path")
+
+
+def _save(response: httpx.Response, part: Path, limits: Limits) -> None:
+    size = 0  # of the text itself: Content-Length counts the bytes sent, which may be compressed
+    with part.open("wb") as file, _progress(response) as show:
+        for chunk in response.iter_bytes():
+            size += len(chunk)
+            _check_size(size, limits)
+            file.write(chunk)
+            show(response.num_bytes_downloaded)
+
+
+@contextmanager
+def _progress(response: httpx.Response) -> Iterator[Callable[[int], None]]:
+    """Yield a function that shows how many bytes came, on stderr and only if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(response.url.host, total=int(response.headers.get("Content-Length", 0)) or None)
+        yield lambda size: progress.update(task, completed=size)
+
+
+def _check_text(part: Path, content_type: str) -> None:
+    with part.open("rb") as file:
+        head = file.read(4096)
+    if not head:
+        raise RefusedError("200 OK, and an empty body")
+    if "html" in content_type.lower() or _HTML.match(head):
+        title = _TITLE.search(head)
+        shown = f' ("{title[1].decode(errors="replace")}")' if title else ""
+        raise RefusedError(
+            f"an HTML page{shown} in place of a text, perhaps a captcha or an error: look at it in a browser"
+        )

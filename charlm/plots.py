@@ -1,0 +1,47 @@
+"""The pictures of a run: the only module that imports matplotlib."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from charlm.history import Point
+
+REFERENCE_STYLES = {"uniform": ":", "unigram": "-.", "bigram_counts": "--", "bigram_floor": "-"}
+
+
+def loss(points: Sequence[Point], references: Mapping[str, float]) -> Figure:
+    """Train and test loss over the iterations, with the references as lines; nats per character."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    steps = [point.step for point in points]
+    axes.plot(steps, [point.train_loss for point in points], marker=".", label="train")
+    axes.plot(steps, [point.test_loss for point in points], marker=".", label="test")
+    for name, value in references.items():
+        axes.axhline(value, color="gray", linewidth=1, linestyle=REFERENCE_STYLES[name])
+        axes.annotate(
+            f"{name} {value:.4f}", (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
+        )
+    axes.set(xlabel="iterations", ylabel="loss (nats per character)", title="Loss of the whole splits")
+    axes.legend()
+    return figure
+
+
+def next_char(content: str) -> Figure:
+    """next_char.csv as a picture: row the character, column the next, the shade its probability."""
+    rows = list(csv.DictReader(io.StringIO(content)))
+    labels = list(dict.fromkeys(row["char"] for row in rows))
+    size = len(labels)
+    matrix = np.array([float(row["probability"]) for row in rows]).reshape(size, size)  # (V, V)
+    side = max(6.0, 0.16 * size)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(matrix, cmap="Blues", norm=PowerNorm(0.5, vmin=0))
+    axes.set_xticks(range(size), labels, rotation=90, fontsize=7, parse_math=False)
+    axes.set_yticks(range(size), labels, fontsize=7, parse_math=False)
+    axes.set(xlabel="next character", ylabel="character", title="Probability of the next character")
+    figure.colorbar(picture, ax=axes, shrink=0.7)
+    return figure

@@ -1,0 +1,125 @@
+"""What the stages have left below data/: read back for the summary, and as what its MLflow run holds."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charlm.errors import CharlmError
+from charlm.files import sha256
+from charlm.history import Point, from_csv
+from charlm.tracking import Content, Part
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Metrics = dict[str, dict[str, float]]
+
+
+class NoResultsError(CharlmError):
+    """A file that a stage writes is not there."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} is not there.\n`dvc repro` makes it; `dvc pull` fetches it if a remote holds it.")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The files of a finished pipeline below the folder `data`."""
+
+    data: Path
+
+    def __post_init__(self) -> None:
+        for path in (self.book, self.vocabulary, self.checkpoint, self.history, self.metrics, *self.samples):
+            if not path.is_file():
+                raise NoResultsError(str(path))
+
+    @property
+    def book(self) -> Path:
+        """The text."""
+        return self.data / "download/book.txt"
+
+    @property
+    def vocabulary(self) -> Path:
+        """Its characters."""
+        return self.data / "prepare/vocabulary.json"
+
+    def tokens(self, part: str) -> Path:
+        """The tokens of the `train` or the `test` part."""
+        return self.data / f"prepare/{part}.npy"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The trained weights."""
+        return self.data / "train/model.safetensors"
+
+    @property
+    def history(self) -> Path:
+        """The loss curve."""
+        return self.data / "train/history.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """The final figures."""
+        return self.data / "evaluate/metrics.json"
+
+    @property
+    def next_char(self) -> Path:
+        """The matrix of probabilities."""
+        return self.data / "evaluate/next_char.csv"
+
+    @property
+    def samples(self) -> tuple[Path, Path]:
+        """Text from the untrained and from the trained model."""
+        return self.data / "sample/untrained.txt", self.data / "sample/trained.txt"
+
+    def read_metrics(self) -> Metrics:
+        """metrics.json."""
+        content: Metrics = json.loads(self.metrics.read_text(encoding="utf-8"))
+        return content
+
+    def read_history(self) -> list[Point]:
+        """history.csv."""
+        return from_csv(self.history.read_text(encoding="utf-8"))
+
+    def content(self, params: Mapping[str, Any], pipeline: Mapping[str, str], note: str) -> Content:
+        """What the MLflow run of these results holds.
+
+        `params` are those of every section by dotted key, `pipeline` the texts of params.yaml and dvc.lock by name.
+        """
+        metrics, points = self.read_metrics(), self.read_history()
+        files = {f"checkpoint/{path.name}": path for path in (self.checkpoint, self.vocabulary)}
+        files |= {f"samples/{path.name}": path for path in self.samples}
+        return Content(
+            checkpoint_sha256=sha256(self.checkpoint),
+            params=params,
+            points=points,
+            metrics=_final(metrics),
+            source=str(params["data.source"]),
+            parts=[Part(purpose, sha256(self.tokens(purpose)), sha256(self.book)) for purpose in ("train", "test")],
+            files=files,
+            texts=pipeline,
+            figures={"figures/loss.png": self._draw_loss, "figures/next_char.png": self._draw_next_char},
+            note=note,
+        )
+
+    def _draw_loss(self) -> "Figure":
+        from charlm import plots
+
+        return plots.loss(self.read_history(), self.read_metrics()["reference"])
+
+    def _draw_next_char(self) -> "Figure":
+        from charlm import plots
+
+        return plots.next_char(self.next_char.read_text(encoding="utf-8"))
+
+
+def _final(metrics: Metrics) -> dict[str, float]:
+    """The final figures by MLflow's metric names; the losses are the last points of the curve already."""
+    figures = {
+        f"{name}/{split}": metrics[split][name]
+        for split in ("train", "test")
+        for name in ("bits_per_char", "perplexity")
+    }
+    return figures | {f"reference/{name}": loss for name, loss in metrics["reference"].items()}

@@ -1,0 +1,36 @@
+"""Text from a model: a prompt in, the prompt and what the model makes of it out."""
+
+import torch
+
+from charlm.errors import CharlmError
+from charlm.models import BigramLanguageModel
+from charlm.seeding import seeded_generator
+from charlm.vocabulary import Vocabulary
+
+
+class EmptyPromptError(CharlmError):
+    """There is no character to go on from."""
+
+    def __init__(self) -> None:
+        super().__init__("The prompt is empty: a model needs one character at least to go on from, a line end will do.")
+
+
+def sample(
+    model: BigramLanguageModel,
+    vocabulary: Vocabulary,
+    prompt: str,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> str:
+    """`prompt` and `max_new_tokens` characters after it; the same for the same seed.
+
+    Raises EmptyPromptError, or UnknownCharacterError for a character that the vocabulary does not hold.
+    """
+    if not prompt:
+        raise EmptyPromptError
+    index = torch.from_numpy(vocabulary.encode(prompt).astype("int64"))[None]  # (1, T)
+    generator = seeded_generator(seed, "text")
+    text = model.generate(index, max_new_tokens, temperature=temperature, generator=generator)
+    return vocabulary.decode(text[0].numpy())  # (T + max_new_tokens,)

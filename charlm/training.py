@@ -1,0 +1,142 @@
+"""The training loop: a corpus, a model and settings in, points of the loss curve out.
+
+It is pure: no files, no tracking, no clock. AdamW as in Loshchilov and Hutter, "Decoupled weight decay
+regularization" (2019), with PyTorch's default betas (0.9, 0.999) and epsilon 1e-8.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from charlm.config import TrainParams
+from charlm.corpus import Tokens, pair_counts, require_block, sample_batch
+from charlm.errors import CharlmError
+from charlm.evaluation import LARGEST_LOSS, mean_loss
+from charlm.history import Point
+from charlm.models import BigramLanguageModel
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+class DivergedError(CharlmError):
+    """The loss is no longer a number that means anything."""
+
+    def __init__(self, step: int, loss: float, settings: TrainParams) -> None:
+        super().__init__(
+            f"The loss at step {step} is {loss}; nothing was saved.\n"
+            f"Most likely train.learning_rate={settings.learning_rate:g} is too high for {settings.dtype}: "
+            "try a tenth of it."
+        )
+
+
+class DeviceError(CharlmError):
+    """The device that params.yaml asks for is not there, or cannot compute in its dtype."""
+
+    def __init__(self, device: str, problem: str, choices: list[str]) -> None:
+        super().__init__(
+            f"train.device={device}: {problem}.\n"
+            f"Devices here that can: {', '.join(choices)}; `auto` takes the first of them."
+        )
+
+
+def resolve_device(name: str, dtype: str) -> torch.device:
+    """The device `name`, or for `auto` the fastest one here that computes in `dtype`; else DeviceError."""
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    unable = {"mps"} if dtype == "float64" else set()
+    choices = [device for device, present in here.items() if present and device not in unable]
+    if name == "auto":
+        return torch.device(choices[0])
+    if name in unable:
+        raise DeviceError(name, f"it cannot compute in train.dtype={dtype}", choices)
+    if name not in choices:
+        raise DeviceError(name, "PyTorch finds no such device on this machine", choices)
+    return torch.device(name)
+
+
+def train(
+    model: BigramLanguageModel,
+    train_tokens: Tokens,
+    test_tokens: Tokens,
+    settings: TrainParams,
+    generator: torch.Generator,
+) -> Iterator[Point]:
+    """Train `model` in place; yield a Point before the first step, at every eval_interval and after the last step.
+
+    Tokens are of shape (N,), the batches of (batch_size, block_size), drawn by `generator` on the CPU and moved to
+    the model's device. Raises SplitTooShortError before the first step and DivergedError at the step it happens.
+    """
+    for name, tokens in (("train", train_tokens), ("test", test_tokens)):
+        require_block(name, tokens, settings.block_size)
+    measure = _measure(model, train_tokens, test_tokens, settings)
+    update = _optimizer(model, settings)
+    yield measure(0, None)
+    for step in range(1, settings.max_iters + 1):
+        batch = sample_batch(train_tokens, settings.batch_size, settings.block_size, generator)
+        loss = _backward(model, *batch)
+        if not math.isfinite(loss):
+            raise DivergedError(step, loss, settings)
+        update()
+        if step % settings.eval_interval == 0 or step == settings.max_iters:
+            yield measure(step, loss)
+
+
+def _measure(
+    model: BigramLanguageModel, train_tokens: Tokens, test_tokens: Tokens, settings: TrainParams
+) -> Callable[[int, float | None], Point]:
+    """A function that measures the model on the whole of both splits; DivergedError for a loss beyond measure."""
+    size = len(model.table)
+    train, test = (torch.from_numpy(pair_counts(tokens, size)) for tokens in (train_tokens, test_tokens))
+
+    def measure(step: int, batch_loss: float | None) -> Point:
+        point = Point(step, mean_loss(model.table, train), mean_loss(model.table, test), batch_loss)
+        for loss in (point.train_loss, point.test_loss):
+            if not loss <= LARGEST_LOSS:
+                raise DivergedError(step, loss, settings)
+        return point
+
+    return measure
+
+
+def _backward(model: BigramLanguageModel, contexts: Tensor, targets: Tensor) -> float:
+    """Leave the gradient of the batch's loss, both (B, T), in the model and return the loss."""
+    device = model.table.device
+    _, loss = model(contexts.to(device), targets.to(device))
+    model.zero_grad()
+    loss.backward()
+    return float(loss.item())
+
+
+def _optimizer(model: BigramLanguageModel, settings: TrainParams) -> Callable[[], None]:
+    """A function that makes one step of AdamW from the gradients in `model`.
+
+    PyTorch's functional form: constructing torch.optim.AdamW imports its compiler, which takes over a second, and
+    every step of it costs more. The result is that of AdamW(fused=True) to the bit.
+    """
+    parameters: list[Tensor] = list(model.parameters())
+    means, squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+    steps = [torch.zeros((), dtype=torch.float32, device=p.device) for p in parameters]
+
+    @torch.no_grad()
+    def update() -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        adamw(
+            parameters,
+            gradients,
+            means,
+            squares,
+            max_exp_avg_sqs=[],
+            state_steps=steps,
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
+
+    return update

@@ -1,0 +1,27 @@
+"""Measure the checkpoint on both splits, exactly, and lay its next-character probabilities open."""
+
+from pathlib import Path
+
+import click
+
+from charlm import evaluation
+from charlm.checkpoint import load_checkpoint
+from charlm.corpus import load_tokens, pair_counts
+from charlm.files import write_text
+from charlm.vocabulary import Vocabulary
+
+
+@click.command(help=__doc__)
+@click.argument("prepare", type=click.Path(path_type=Path))
+@click.argument("train", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def main(prepare: Path, train: Path, out: Path) -> None:
+    vocabulary = Vocabulary.from_json((prepare / "vocabulary.json").read_text(encoding="utf-8"))
+    model = load_checkpoint(train / "model.safetensors", vocabulary)
+    counts = [pair_counts(load_tokens(prepare / f"{part}.npy"), len(vocabulary)) for part in ("train", "test")]
+    write_text(out / "metrics.json", evaluation.to_json(evaluation.evaluate(model, *counts)))
+    write_text(out / "next_char.csv", evaluation.next_char_csv(model, counts[0], vocabulary.labels))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Draw text from the model as it was initialised and as it was trained."""
+
+from pathlib import Path
+
+import click
+
+from charlm.checkpoint import load_checkpoint
+from charlm.config import load_params
+from charlm.files import write_text
+from charlm.models import MODELS
+from charlm.sampling import sample
+from charlm.seeding import seeded_generator
+from charlm.vocabulary import Vocabulary
+
+
+@click.command(help=__doc__)
+@click.argument("prepare", type=click.Path(path_type=Path))
+@click.argument("train", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def main(prepare: Path, train: Path, out: Path) -> None:
+    params = load_params()
+    vocabulary = Vocabulary.from_json((prepare / "vocabulary.json").read_text(encoding="utf-8"))
+    weights = seeded_generator(params.train.seed, "weights")
+    models = {
+        "untrained": MODELS[params.model.name](len(vocabulary), generator=weights),
+        "trained": load_checkpoint(train / "model.safetensors", vocabulary),
+    }
+    for name, model in models.items():
+        write_text(out / f"{name}.txt", sample(model, vocabulary, **params.sample.model_dump()))
+
+
+if __name__ == "__main__":
+    main()

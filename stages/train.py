@@ -1,0 +1,67 @@
+"""Train the model, and log the training live as it happens."""
+
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn
+
+from charlm import history, tracking
+from charlm.checkpoint import save_checkpoint
+from charlm.config import TrainParams, flatten, load_params, project_root
+from charlm.corpus import load_tokens
+from charlm.files import write_text
+from charlm.models import MODELS
+from charlm.seeding import seeded_generator
+from charlm.training import DTYPES, resolve_device, train
+from charlm.vocabulary import Vocabulary
+
+
+@click.command(help=__doc__)
+@click.argument("prepare", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def main(prepare: Path, out: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated training ends as an interrupted one
+    if "OMP_NUM_THREADS" not in os.environ:
+        # Threads that share a table this small wait for each other: ten times slower on a busy machine of two cores.
+        torch.set_num_threads(1)
+    params = load_params()
+    vocabulary = Vocabulary.from_json((prepare / "vocabulary.json").read_text(encoding="utf-8"))
+    device = resolve_device(params.train.device, params.train.dtype)
+    generator = seeded_generator(params.train.seed, "weights")
+    model = MODELS[params.model.name](len(vocabulary), generator=generator, dtype=DTYPES[params.train.dtype])
+    corpus = load_tokens(prepare / "train.npy"), load_tokens(prepare / "test.npy")
+    points = train(model.to(device), *corpus, params.train, seeded_generator(params.train.seed, "batches"))
+    settings = flatten(model=params.model, train=params.train)
+    with tracking.live_run(project_root(), settings, warn=_warn) as run:
+        write_text(out / "history.csv", history.to_csv(_shown(points, params.train, run)))
+        save_checkpoint(out / "model.safetensors", model, params.model.name, vocabulary)
+        run.finish(out / "model.safetensors")
+
+
+def _shown(points: Iterable[history.Point], settings: TrainParams, run: tracking.LiveRun) -> Iterator[history.Point]:
+    """`points` as they come, each told to `run` and to a progress bar with step, loss and rate."""
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("train", total=settings.max_iters, state="")
+        step, before = 0, time.perf_counter()
+        for point in points:
+            now = time.perf_counter()
+            rate = (point.step - step) / (now - before)  # iterations a second
+            run.log(point, rate * settings.batch_size * settings.block_size if point.step else None)
+            progress.update(bar, completed=point.step, state=f"test loss {point.test_loss:.4f} · {rate:,.0f} it/s")
+            step, before = point.step, now
+            yield point
+
+
+def _warn(message: str) -> None:
+    click.secho(message, err=True, fg="yellow")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The command line, on a finished project and its real MLflow UI."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from charlm.cli import main
+
+
+@pytest.fixture
+def charlm(finished_project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command line, called in a folder of the finished project."""
+    monkeypatch.chdir(finished_project / "stages")
+    return lambda *arguments: CliRunner().invoke(main, arguments, prog_name="charlm")
+
+
+def test_generate_continues_the_prompt_and_repeats_itself_for_a_seed(charlm: Callable[..., Result]) -> None:
+    first = charlm("generate", "The lake ", "--length", "40", "--seed", "7")
+    assert first.exit_code == 0
+    assert first.output.startswith("The lake ")
+    assert len(first.output) == len("The lake ") + 40 + len("\n")
+    assert charlm("generate", "The lake ", "--length", "40", "--seed", "7").output == first.output
+    assert charlm("generate", "The lake ", "--length", "40").output != first.output
+
+
+def test_generate_takes_a_folder_with_checkpoint_and_vocabulary_side_by_side(
+    charlm: Callable[..., Result], finished_project: Path, tmp_path: Path
+) -> None:
+    for name in ("train/model.safetensors", "prepare/vocabulary.json"):
+        (tmp_path / Path(name).name).write_bytes((finished_project / "data" / name).read_bytes())
+    arguments = ("generate", "A", "--length", "30", "--seed", "1")
+    assert charlm(*arguments, "--model", str(tmp_path)).output == charlm(*arguments).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ("K",),
+            1,
+            "Error: Character 'K' (U+004B, LATIN CAPITAL LETTER K) at position 0 is not among the 73 characters",
+        ),
+        (("--model", "/nowhere"), 1, "Error: No model in /nowhere: looked for model.safetensors with vocabulary.json"),
+        (("--temperature", "0"), 2, "Invalid value for '--temperature': 0.0 is not in the range x>0."),
+        (("--length", "-1"), 2, "Invalid value for '--length': -1 is not in the range x>=1."),
+        (("--temperature", "nan"), 2, "Invalid value for '--temperature': nan is not a finite number."),
+    ],
+)
+def test_generate_tells_what_is_wrong(
+    charlm: Callable[..., Result], arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    result = charlm("generate", *arguments)
+    assert result.exit_code == code
+    assert message in result.output
+
+
+@contextmanager
+def ui(project: Path, port: int) -> Iterator[str]:
+    """`charlm ui` in a folder of the project; the address that it prints."""
+    command = [sys.executable, "-m", "charlm.cli", "ui", "--no-browser", "--port", str(port)]
+    with subprocess.Popen(command, cwd=project / "tests", stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield next(line for line in server.stdout if line.startswith("The runs: ")).split()[-1]
+        server.send_signal(signal.SIGINT)
+        assert server.wait() == 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_ui_shows_the_runs_of_the_project_from_any_of_its_folders(finished_project: Path) -> None:
+    port = free_port()
+    with ui(finished_project, port) as address:
+        assert address == f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning"
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+            assert "<title>MLflow</title>" in page.read().decode()
+        api = f"http://127.0.0.1:{port}/api/2.0/mlflow/"
+        body = json.dumps({"experiment_ids": ["1"]}).encode()
+        question = urllib.request.Request(f"{api}runs/search", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(question) as answer:
+            [run] = json.load(answer)["runs"]
+        sample = f"http://127.0.0.1:{port}/get-artifact?path=samples/trained.txt&run_uuid={run['info']['run_id']}"
+        with urllib.request.urlopen(sample) as text:
+            assert text.read() == (finished_project / "data/sample/trained.txt").read_bytes()
+
+
+def test_ui_refuses_a_port_in_use(charlm: Callable[..., Result]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result: Any = charlm("ui", "--port", str(port))
+    assert result.exit_code == 1
+    assert result.output.endswith(
+        f"Error: Port {port} is in use on this machine.\nChoose another: charlm ui --port {port + 1}\n"
+    )

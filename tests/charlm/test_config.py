@@ -1,0 +1,268 @@
+"""params.yaml: what is read from it, what is refused and with which words, and where the project is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from charlm.config import Params, ParamsError, Section, flatten, load_params, parse_params, project_root
+
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
+
+# YAML by dotted key: a whole params.yaml that is as short as one can be.
+GOOD = {
+    "data.source": "book.txt",
+    "data.sha256": "null",
+    "data.train_fraction": "0.5",
+    "model.name": "bigram",
+    "train.seed": "1",
+    "train.block_size": "2",
+    "train.batch_size": "3",
+    "train.max_iters": "4",
+    "train.learning_rate": "0.1",
+    "train.weight_decay": "0.0",
+    "train.eval_interval": "5",
+    "train.device": "cpu",
+    "train.dtype": "float64",
+    "sample.seed": "6",
+    "sample.prompt": "a",
+    "sample.max_new_tokens": "7",
+    "sample.temperature": "1.0",
+}
+
+
+def load(folder: Path, changes: dict[str, str]) -> dict[str, Any]:
+    """What is read from a file in `folder` with the YAML in GOOD, changed; every value by its dotted key."""
+    sections: dict[str, str] = {}
+    for key, value in (GOOD | changes).items():
+        section, _, name = key.partition(".")
+        sections[section] = sections.get(section, "") + f"  {name}: {value}\n"
+    path = folder / "params.yaml"
+    path.write_text("".join(f"{section}:\n{lines}" for section, lines in sections.items()))
+    return flat(load_params(path))
+
+
+def flat(params: Params) -> dict[str, Any]:
+    return flatten(data=params.data, model=params.model, train=params.train, sample=params.sample)
+
+
+def problems(err: pytest.ExceptionInfo[ParamsError], where: Path) -> list[str]:
+    """The problems that the message lists, when all around them is as it is to be."""
+    head, *lines, end = str(err.value).split("\n")
+    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+    assert (head, end) == (f"{where} has {count}:", "Mend the file, then run again.")
+    assert all(line.startswith("  ") for line in lines)
+    return [line[2:] for line in lines]
+
+
+# What is read
+
+
+def test_the_shipped_file_holds_the_notebooks_values() -> None:
+    assert flat(load_params(SHIPPED)) == {
+        "data.source": "https://www.gutenberg.org/ebooks/22566",
+        "data.sha256": "8e74cda23435d7e7ea953cdf23b8f722629f0a62c9ba767465d91a0c44cb5e19",
+        "data.train_fraction": 0.8,
+        "model.name": "bigram",
+        "train.seed": 1337,
+        "train.block_size": 8,
+        "train.batch_size": 4,
+        "train.max_iters": 1000,
+        "train.learning_rate": 3e-4,
+        "train.weight_decay": 0.01,
+        "train.eval_interval": 100,
+        "train.device": "cpu",
+        "train.dtype": "float64",
+        "sample.seed": 1337,
+        "sample.prompt": "\n",
+        "sample.max_new_tokens": 500,
+        "sample.temperature": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "yaml", "value"),
+    [
+        ("train.learning_rate", "3e-4", 0.0003),
+        ("train.learning_rate", "1", 1.0),
+        ("train.max_iters", "0o17", 15),
+        ("train.weight_decay", "0", 0.0),
+        ("train.seed", str(2**64 - 1), 2**64 - 1),
+        ("sample.prompt", "no", "no"),
+        ("sample.prompt", r'"\n"', "\n"),
+        ("data.sha256", "", None),
+        ("data.sha256", "~", None),
+        ("train.device", "auto", "auto"),
+    ],
+)
+def test_values_are_those_of_yaml_1_2(tmp_path: Path, key: str, yaml: str, value: object) -> None:
+    found = load(tmp_path, {key: yaml})[key]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize("section", ["data", "model", "train", "sample"])
+def test_params_cannot_be_changed(section: str) -> None:
+    params = load_params(SHIPPED)
+    part: Section = getattr(params, section)
+    with pytest.raises(ValidationError, match="Instance is frozen"):
+        setattr(part, next(iter(type(part).model_fields)), 1)
+    with pytest.raises(ValidationError, match="Instance is frozen"):
+        setattr(params, section, part)
+
+
+# What is refused
+
+
+def test_all_mistakes_are_told_at_once_and_by_their_keys() -> None:
+    content = {
+        "data": {"source": "book.txt", "sha256": None, "train_fraction": 1.5},
+        "modell": {"name": "bigram"},
+        "train": {
+            "seed": "no",
+            "block_size": 0,
+            "batchsize": 4,
+            "max_iters": 10.0,
+            "learning_rate": float("nan"),
+            "weight_decay": 0.01,
+            "eval_interval": True,
+            "device": "gpu",
+            "dtype": "float64",
+            "momentum": 0.9,
+        },
+        "sample": {"seed": -1, "prompt": "a", "max_new_tokens": 5, "temperature": 0},
+    }
+    with pytest.raises(ParamsError) as err:
+        parse_params(content, "params.yaml")
+    assert str(err.value) == (
+        "params.yaml has 14 problems:\n"
+        "  data.train_fraction: found 1.5, expected less than 1\n"
+        "  model: missing\n"
+        "  train.seed: found 'no', expected integer\n"
+        "  train.block_size: found 0, expected greater than or equal to 1\n"
+        "  train.batch_size: missing\n"
+        "  train.max_iters: found 10.0, expected integer\n"
+        "  train.learning_rate: found nan, expected a finite number\n"
+        "  train.eval_interval: found True, expected integer\n"
+        "  train.device: found 'gpu', expected 'auto', 'cpu', 'cuda' or 'mps'\n"
+        "  train.batchsize: unknown key; did you mean batch_size?\n"
+        "  train.momentum: unknown key; known here: seed, block_size, batch_size, max_iters, learning_rate, "
+        "weight_decay, eval_interval, device, dtype\n"
+        "  sample.seed: found -1, expected greater than or equal to 0\n"
+        "  sample.temperature: found 0, expected greater than 0\n"
+        "  modell: unknown key; did you mean model?\n"
+        "Mend the file, then run again."
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "yaml", "found", "expected"),
+    [
+        ("train.seed", "no", "'no'", "integer"),
+        ("train.learning_rate", "on", "'on'", "number"),
+        ("train.learning_rate", "true", "True", "number"),
+        ("train.learning_rate", '"3e-4"', "'3e-4'", "number"),
+        ("train.learning_rate", ".inf", "inf", "a finite number"),
+        ("train.learning_rate", "0", "0", "greater than 0"),
+        ("train.weight_decay", ".inf", "inf", "a finite number"),
+        ("train.weight_decay", ".nan", "nan", "a finite number"),
+        ("train.weight_decay", "-0.1", "-0.1", "greater than or equal to 0"),
+        ("train.max_iters", "1e3", "1000.0", "integer"),
+        ("train.seed", str(2**64), str(2**64), f"less than {2**64}"),
+        ("train.dtype", "float16", "'float16'", "'float64' or 'float32'"),
+        ("data.train_fraction", "0", "0", "greater than 0"),
+        ("data.train_fraction", "1.0", "1.0", "less than 1"),
+        ("data.train_fraction", ".nan", "nan", "less than 1"),
+        ("sample.temperature", ".nan", "nan", "a finite number"),
+        ("model.name", "transformer", "'transformer'", "'bigram'"),
+    ],
+)
+def test_a_value_out_of_place_is_refused(tmp_path: Path, key: str, yaml: str, found: str, expected: str) -> None:
+    with pytest.raises(ParamsError) as err:
+        load(tmp_path, {key: yaml})
+    assert problems(err, tmp_path / "params.yaml") == [f"{key}: found {found}, expected {expected}"]
+
+
+@pytest.mark.parametrize(("key", "yaml"), [("data.source", '""'), ("data.sha256", '"8E74"'), ("sample.prompt", '""')])
+def test_text_of_the_wrong_form_is_refused_by_its_key(tmp_path: Path, key: str, yaml: str) -> None:
+    with pytest.raises(ParamsError) as err:
+        load(tmp_path, {key: yaml})
+    (problem,) = problems(err, tmp_path / "params.yaml")
+    value = yaml.strip('"')
+    assert problem.startswith(f"{key}: found {value!r}, expected ")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "found nothing, expected the sections data, model, train, sample"),
+        (b"# nothing yet\n", "found nothing, expected the sections data, model, train, sample"),
+        (b"- data\n- model\n", "found list, expected the sections data, model, train, sample"),
+        (b"data\n", "found str, expected the sections data, model, train, sample"),
+        (
+            b"data:\n  source: a\n source: b\n",
+            "line 3: not valid YAML: expected <block end>, but found '<block mapping start>'",
+        ),
+        (
+            b"data:\n  source: a\n  source: b\n",
+            'line 3: not valid YAML: found duplicate key "source" with value "b" (original value: "a")',
+        ),
+        (b"data: {}\n---\nmodel: {}\n", "line 2: not valid YAML: but found another document"),
+        (
+            b"data: !!python/name:os.system\n",
+            "line 1: not valid YAML: could not determine a constructor for the tag "
+            "'tag:yaml.org,2002:python/name:os.system'",
+        ),
+    ],
+)
+def test_a_file_that_holds_no_sections_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ParamsError) as err:
+        load_params(path)
+    assert problems(err, path) == [problem]
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"data: \xff\n")
+    with pytest.raises(ParamsError, match="not valid YAML: unacceptable character #x00ff"):
+        load_params(path)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("absent.yaml", "No such file or directory"), ("", "Is a directory")])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(ParamsError) as err:
+        load_params(tmp_path / name)
+    assert problems(err, tmp_path / name) == [f"it cannot be read: {reason}"]
+
+
+# Where the project is
+
+
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, two below tmp_path."""
+    folder = tmp_path / "project/inside"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_the_root_is_where_dvc_says_before_all_else(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (inside / "dvc.yaml").touch()
+    monkeypatch.setenv("DVC_ROOT", "/the/repository")
+    assert project_root() == Path("/the/repository")
+
+
+def test_the_root_is_the_nearest_folder_above_with_a_pipeline(inside: Path, tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    assert project_root() == tmp_path
+    (inside.parent / "dvc.yaml").touch()
+    assert project_root() == inside.parent
+    (inside / "dvc.yaml").touch()
+    assert project_root() == inside
+
+
+def test_the_root_is_the_current_folder_where_there_is_no_pipeline(inside: Path) -> None:
+    assert project_root() == inside

@@ -1,0 +1,390 @@
+"""Downloads from a real HTTP server on this machine, one misbehaviour at a time."""
+
+import gzip
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm.fetch import BusyError, Limits, RefusedError, download, pause, redirect, retry_after
+
+TEXT = b"Once there was a text.\n" * 40
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server answers: `length` is the announced one, and it may stall before or within the body."""
+
+    status: int = 200
+    body: bytes = TEXT
+    headers: Mapping[str, str] = field(default_factory=dict)
+    length: int | None = None
+    stalls: str = ""
+
+
+class Server(ThreadingHTTPServer):
+    """Answers each path with its replies in turn, the last one for good."""
+
+    daemon_threads = False  # so that closing the server waits for every answer
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.replies: dict[str, list[Reply]] = {}
+        self.requests: list[tuple[str, str, str]] = []
+        self.released = threading.Event()
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+    def serve(self, path: str, *replies: Reply) -> str:
+        self.replies[path] = list(replies)
+        return self.url(path)
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.requests.append((self.command, self.path, self.headers["User-Agent"]))
+        replies = self.server.replies[self.path]
+        reply = replies.pop(0) if len(replies) > 1 else replies[0]
+        with suppress(ConnectionError):
+            self.answer(reply)
+
+    def answer(self, reply: Reply) -> None:
+        if reply.stalls == "before":
+            self.server.released.wait(10)
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(reply.body) if reply.length is None else reply.length))
+        self.end_headers()
+        self.wfile.write(reply.body)
+        if reply.stalls == "within":
+            self.server.released.wait(10)
+
+    def log_message(self, *args: object) -> None:
+        """Keep stderr to what is tested."""
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.released.set()
+        server.shutdown()
+        thread.join()
+
+
+class Fetched:
+    """Downloads into a folder of its own and keeps count of the waits, which take no time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.waits: list[float] = []
+
+    def __call__(self, url: str, limits: Limits | None = None) -> bytes:
+        to = self.folder / "book"
+        download(url, to, limits=limits or Limits(), sleep=self.waits.append)
+        return to.read_bytes()
+
+    def refused(self, url: str, limits: Limits | None = None) -> str:
+        """The message of the refusal, after which the folder must be as it was."""
+        (self.folder / "book").write_bytes(b"old")
+        with pytest.raises(RefusedError) as refused:
+            self(url, limits)
+        assert {path.name: path.read_bytes() for path in self.folder.iterdir()} == {"book": b"old"}
+        return refused.value.message
+
+
+@pytest.fixture
+def fetched(tmp_path: Path) -> Fetched:
+    return Fetched(tmp_path)
+
+
+def test_one_request_that_names_the_project_brings_the_bytes(server: Server, fetched: Fetched) -> None:
+    assert fetched(server.serve("/book", Reply())) == TEXT
+    [(method, path, agent)] = server.requests
+    assert (method, path) == ("GET", "/book")
+    assert agent.startswith(f"charlm/{version('charlm')} ")
+
+
+def test_nothing_is_printed_without_a_terminal(
+    server: Server, fetched: Fetched, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fetched(server.serve("/book", Reply()))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_terminal_shows_a_bar_on_stderr_alone(
+    server: Server, fetched: Fetched, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    fetched(server.serve("/book", Reply()))
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "127.0.0.1" in shown.err
+    assert f"{len(TEXT)}/{len(TEXT)} bytes" in shown.err
+
+
+def test_a_compressed_body_is_unpacked(server: Server, fetched: Fetched) -> None:
+    packed = Reply(body=gzip.compress(TEXT), headers={"Content-Encoding": "gzip"})
+    assert fetched(server.serve("/book", packed)) == TEXT
+
+
+def test_redirects_are_followed(server: Server, fetched: Fetched) -> None:
+    server.serve("/shelf/new", Reply())
+    server.serve("/shelf/old", Reply(301, b"moved", {"Location": "new"}))
+    assert fetched(server.serve("/", Reply(302, b"", {"Location": "/shelf/old"}))) == TEXT
+    assert [path for _, path, _ in server.requests] == ["/", "/shelf/old", "/shelf/new"]
+
+
+def test_a_circle_of_redirects_is_left(server: Server, fetched: Fetched) -> None:
+    url = server.serve("/round", Reply(302, b"", {"Location": "/round"}))
+    assert fetched.refused(url) == f"more than 5 redirects, the last one to {url}"
+    assert len(server.requests) == 6
+
+
+def test_a_redirect_off_the_web_is_refused(server: Server, fetched: Fetched) -> None:
+    url = server.serve("/", Reply(302, b"", {"Location": "file:///etc/hostname"}))
+    assert fetched.refused(url) == "redirects to file:///etc/hostname, which is neither http nor https"
+
+
+@pytest.mark.parametrize(
+    ("url", "location", "target"),
+    [
+        ("https://a.org/x/y", "z", "https://a.org/x/z"),
+        ("https://a.org/x", "//b.org/z", "https://b.org/z"),
+        ("http://a.org/x", "https://a.org/x", "https://a.org/x"),
+        ("http://a.org/x", "http://b.org/x", "http://b.org/x"),
+    ],
+)
+def test_redirect_gives_the_whole_address(url: str, location: str, target: str) -> None:
+    assert redirect(url, location) == target
+
+
+def test_redirect_refuses_to_go_from_https_to_http() -> None:
+    with pytest.raises(RefusedError) as refused:
+        redirect("https://a.org/x", "http://a.org/x")
+    assert refused.value.message == (
+        "redirects from https down to http://a.org/x, where the text could be changed on its way"
+    )
+
+
+@given(st.from_regex(r"\A[ \t]?([a-zA-Z]{0,5}:)?/{0,3}[a-z.\[\]@:\\]{0,8}/?\Z") | st.text())
+def test_no_location_leads_off_https(location: str) -> None:
+    with suppress(RefusedError, ValueError):
+        assert urlsplit(redirect("https://a.org/x", location)).scheme == "https"
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (
+            Reply(403),
+            "403 Forbidden: the site turns this program or this network away: wait, or use another copy",
+        ),
+        (Reply(404), "404 Not Found: it has no such file: check the address, or the number of the book"),
+        (Reply(206), "206 Partial Content: expected 200 and a text"),
+        (Reply(body=b""), "200 OK, and an empty body"),
+    ],
+)
+def test_an_answer_that_is_no_text_is_refused_at_once(
+    server: Server, fetched: Fetched, reply: Reply, message: str
+) -> None:
+    assert fetched.refused(server.serve("/book", reply)) == message
+    assert (len(server.requests), fetched.waits) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("reply", "title"),
+    [
+        (Reply(body=b"<!DOCTYPE html><html><head><title>Just a moment...</title>"), ' ("Just a moment...")'),
+        (
+            Reply(body=b"\xef\xbb\xbf\r\n <!-- 1 -->\n<HTML lang='en'>", headers={"Content-Type": "text/plain"}),
+            "",
+        ),
+        (Reply(body=b"Verify that you are human", headers={"Content-Type": "text/html; charset=utf-8"}), ""),
+    ],
+)
+def test_an_html_page_is_not_taken_for_a_text(server: Server, fetched: Fetched, reply: Reply, title: str) -> None:
+    assert fetched.refused(server.serve("/book", reply)) == (
+        f"an HTML page{title} in place of a text, perhaps a captcha or an error: look at it in a browser"
+    )
+
+
+def test_a_text_that_speaks_of_html_is_a_text(server: Server, fetched: Fetched) -> None:
+    text = b"In the beginning was <html>.\n"
+    assert fetched(server.serve("/book", Reply(body=text, headers={"Content-Type": "text/plain"}))) == text
+
+
+def test_a_body_cut_short_is_refused(server: Server, fetched: Fetched) -> None:
+    message = fetched.refused(server.serve("/book", Reply(length=len(TEXT) + 1)))
+    assert message.startswith("the answer was cut short: ")
+    assert f"received {len(TEXT)} bytes, expected {len(TEXT) + 1}" in message
+
+
+def test_a_damaged_compressed_body_is_refused(server: Server, fetched: Fetched) -> None:
+    message = fetched.refused(server.serve("/book", Reply(headers={"Content-Encoding": "gzip"})))
+    assert message.startswith("no usable answer: DecodingError: ")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(Reply(body=b"", length=len(TEXT), stalls="within"), id="announced"),
+        pytest.param(Reply(body=gzip.compress(TEXT), headers={"Content-Encoding": "gzip"}), id="unpacked"),
+    ],
+)
+def test_more_than_the_limit_is_refused(server: Server, fetched: Fetched, reply: Reply) -> None:
+    """A server that announces too much is left at once: this one would stall, which reads otherwise."""
+    limits = Limits(size=len(TEXT) - 1, read=0.2)
+    assert fetched.refused(server.serve("/book", reply), limits) == (
+        "more than 919 bytes, the limit for a text: save it yourself, give its path"
+    )
+
+
+def test_a_text_of_just_the_limit_is_taken(server: Server, fetched: Fetched) -> None:
+    assert fetched(server.serve("/book", Reply()), Limits(size=len(TEXT))) == TEXT
+
+
+def test_a_busy_server_is_asked_again_after_two_seconds(
+    server: Server, fetched: Fetched, capfd: pytest.CaptureFixture[str]
+) -> None:
+    url = server.serve("/book", Reply(503, b"later"), Reply())
+    assert fetched(url) == TEXT
+    assert fetched.waits == [2.0]
+    assert capfd.readouterr() == ("", f"{url}: 503 Service Unavailable; trying again in 2 s\n")
+
+
+@pytest.mark.parametrize(("asked", "waited"), [("7", 7.0), ("0", 2.0), ("soon", 2.0), ("60", 60.0)])
+def test_retry_after_is_waited_for(server: Server, fetched: Fetched, asked: str, waited: float) -> None:
+    url = server.serve("/book", Reply(429, b"", {"Retry-After": asked}), Reply())
+    assert fetched(url) == TEXT
+    assert fetched.waits == [waited]
+
+
+def test_a_server_that_asks_for_an_hour_is_left_alone(server: Server, fetched: Fetched) -> None:
+    url = server.serve("/book", Reply(429, b"", {"Retry-After": "3600"}))
+    assert fetched.refused(url) == (
+        "429 Too Many Requests, and it asks for 3600 s, more than the 60 s charlm waits: try again later"
+    )
+    assert (len(server.requests), fetched.waits) == (1, [])
+
+
+def test_a_server_that_stays_busy_is_given_up_after_three_attempts(server: Server, fetched: Fetched) -> None:
+    url = server.serve("/book", Reply(503, b"later"))
+    assert fetched.refused(url) == "503 Service Unavailable, 3 times in a row: try again later"
+    assert (len(server.requests), fetched.waits) == (3, [2.0, 4.0])
+
+
+@pytest.mark.parametrize("where", ["before", "within"])
+def test_a_stall_is_tried_again_from_the_start(server: Server, fetched: Fetched, where: str) -> None:
+    stalled = Reply(body=b"old bytes", length=len(TEXT), stalls=where)
+    assert fetched(server.serve("/book", stalled, Reply()), Limits(read=0.2)) == TEXT
+    assert fetched.waits == [2.0]
+
+
+def test_a_server_that_stalls_for_good_is_given_up(server: Server, fetched: Fetched) -> None:
+    url = server.serve("/book", Reply(stalls="before"))
+    limits = Limits(read=0.1, attempts=2)
+    assert fetched.refused(url, limits) == "connected, then nothing for 0.1 s, 2 times in a row: try again later"
+
+
+def test_a_closed_port_is_refused_at_once(fetched: Fetched) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    assert fetched.refused(f"http://127.0.0.1:{port}/book").startswith("no connection: ")
+    assert fetched.waits == []
+
+
+def test_a_server_without_tls_is_refused_at_once_over_https(server: Server, fetched: Fetched) -> None:
+    url = server.serve("/book", Reply()).replace("http://", "https://")
+    assert fetched.refused(url).startswith("no connection: ")
+    assert (server.requests, fetched.waits) == ([], [])
+
+
+def test_packets_that_vanish_are_waited_for_once(fetched: Fetched) -> None:
+    """A full queue of connections drops further ones, as a firewall does."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.settimeout(0)
+            waiting.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}/book"
+        assert fetched.refused(url, Limits(connect=0.2)) == "no connection within 0.2 s"
+    assert fetched.waits == []
+
+
+def test_a_name_server_that_never_answers_is_waited_for_once(fetched: Fetched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lookup of a name knows no time limit: with packets that vanish it took 20 s an address."""
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: answered.wait(10))
+    message = fetched.refused("http://gutenberg.invalid/book", Limits(connect=0.1))
+    answered.set()
+    assert message == "no connection: no name server told within 0.1 s where gutenberg.invalid is"
+    assert fetched.waits == []
+
+
+@pytest.mark.parametrize("url", ["http://[::1/", "ftp://127.0.0.1/book", "http://127.0.0.1/\x01"])
+def test_an_address_that_cannot_be_asked_is_refused(fetched: Fetched, url: str) -> None:
+    assert fetched.refused(url).startswith("no usable answer: ")
+
+
+NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, 0.0),
+        ("120", 120.0),
+        (" 5 ", 5.0),
+        ("-5", 0.0),
+        ("1.5e3", 0.0),
+        ("Thu, 01 Jan 2026 12:00:30 GMT", 30.0),
+        ("Thu, 01 Jan 2026 12:00:30 -0000", 30.0),
+        ("Thu, 01 Jan 2026 13:00:30 +0100", 30.0),
+        ("Thu, 01 Jan 2026 11:00:00 GMT", 0.0),
+        ("tomorrow", 0.0),
+    ],
+)
+def test_retry_after_reads_seconds_and_dates(value: str | None, seconds: float) -> None:
+    assert retry_after(value, NOW) == seconds
+
+
+@given(st.text() | st.from_regex(r"\A[A-Z][a-z]{2}, [0-9]{1,3} Jan [0-9]{1,6} [0-9:]{1,9} [+-][0-9]{1,8}\Z"))
+def test_no_retry_after_is_an_error(value: str) -> None:
+    assert retry_after(value, NOW) >= 0
+
+
+@given(st.integers(1, 4), st.floats(0, 60))
+def test_a_pause_is_never_shorter_than_two_seconds_or_what_was_asked(attempt: int, asked: float) -> None:
+    assert pause(attempt, BusyError("busy", asked), Limits(attempts=5)) >= max(2.0, asked)

@@ -1,0 +1,62 @@
+"""Files that appear whole or not at all."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from charlm.files import sha256, whole, write_text
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file below `folder` with its text."""
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with whole(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert tree(tmp_path) == {"a.txt": "new"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_file_that_does_not_become_whole_leaves_the_old_one(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write() -> None:
+        with whole(path) as temporary:
+            temporary.write_text("ne")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert tree(tmp_path) == {"a.txt": "old"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    write_text(tmp_path / "data/train/a.txt", "a")
+    assert tree(tmp_path) == {"data/train/a.txt": "a"}
+
+
+def test_others_may_read_a_file_as_they_may_any_other(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "a")
+    (tmp_path / "plain.txt").write_text("a")
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "plain.txt").stat().st_mode
+
+
+@pytest.mark.parametrize("text", ["", "a\r\nb\rc\n", "a\x85b\u2028c\x0b", "\ufeff“é”🐈", "\0"])
+def test_text_is_written_as_it_is(tmp_path: Path, text: str) -> None:
+    write_text(tmp_path / "a.txt", text)
+    assert (tmp_path / "a.txt").read_bytes() == text.encode()
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", bytes(range(256)) * 5000])
+def test_the_digest_is_that_of_all_bytes(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a").write_bytes(content)
+    assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()

@@ -1,0 +1,152 @@
+"""Characters and their tokens, held against the notebook's dictionary."""
+
+import hashlib
+from itertools import chain, islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm.vocabulary import UnknownCharacterError, Vocabulary, VocabularyFormatError
+
+SMALL = Vocabulary.from_text("a cab\n")
+
+
+def notebook(text: str) -> tuple[list[str], torch.Tensor]:
+    """The characters and the tokens of `text` as the notebook makes them."""
+    chars = sorted(set(text))
+    stoi = {c: i for i, c in enumerate(chars)}
+    return chars, torch.tensor([stoi[c] for c in text], dtype=torch.long)
+
+
+# Characters and tokens
+
+
+@given(st.text())
+def test_characters_and_tokens_are_the_notebooks(text: str) -> None:
+    vocabulary = Vocabulary.from_text(text)
+    chars, tokens = notebook(text)
+    assert list(vocabulary.characters) == chars
+    assert torch.equal(torch.from_numpy(vocabulary.encode(text).astype(np.int64)), tokens)
+
+
+@given(st.text(), st.text())
+def test_a_text_comes_back_from_its_tokens(text: str, more: str) -> None:
+    vocabulary = Vocabulary.from_text(text + more)
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+def test_a_kept_byte_order_mark_sorts_last_as_in_the_notebook() -> None:
+    text = "\ufeffThe “Cat”\n"
+    vocabulary = Vocabulary.from_text(text)
+    assert vocabulary.characters == "\n CTaeht“”\ufeff" == "".join(notebook(text)[0])
+    assert vocabulary.encode("\ufeff").tolist() == [len(vocabulary) - 1]
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [(1, np.uint8), (256, np.uint8), (257, np.uint16), (65536, np.uint16), (65537, np.uint32)],
+)
+def test_tokens_are_of_the_smallest_type_that_holds_them(size: int, dtype: type) -> None:
+    code_points = chain(range(0xD800), range(0xE000, 0x110000))
+    text = "".join(map(chr, islice(code_points, size)))
+    tokens = Vocabulary.from_text(text).encode(text)
+    assert tokens.dtype == dtype
+    assert np.array_equal(tokens, np.arange(size))
+
+
+def test_a_token_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(IndexError):
+        SMALL.decode(np.array([len(SMALL)]))
+
+
+@pytest.mark.parametrize(
+    ("text", "character"),
+    [
+        ("a bd!", "'d' (U+0064, LATIN SMALL LETTER D) at position 3"),  # beyond the largest character
+        ("caß", "'ß' (U+00DF, LATIN SMALL LETTER SHARP S) at position 2"),
+        ("🐈", "'🐈' (U+1F408, CAT) at position 0"),
+        ("ab\t", r"'\t' (U+0009, no name) at position 2"),
+        ("B", "'B' (U+0042, LATIN CAPITAL LETTER B) at position 0"),  # between two that are known
+    ],
+)
+def test_the_first_unknown_character_is_named(text: str, character: str) -> None:
+    with pytest.raises(UnknownCharacterError) as err:
+        SMALL.encode(text)
+    assert str(err.value) == (
+        f"Character {character} is not among the 5 characters of the vocabulary.\n"
+        "Leave it out, or train on a text that holds it."
+    )
+
+
+def test_characters_out_of_order_are_refused() -> None:
+    with pytest.raises(VocabularyFormatError, match="its characters are not sorted and distinct"):
+        Vocabulary("ba")
+
+
+# The file
+
+
+def test_json_is_these_characters() -> None:
+    content = '{\n"characters": [\n"\\n",\n"\\"",\n"a",\n"é"\n]\n}\n'
+    assert Vocabulary.from_text('é"a\n').to_json() == content
+
+
+@given(st.text())
+def test_a_vocabulary_comes_back_from_json(text: str) -> None:
+    vocabulary = Vocabulary.from_text(text)
+    assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", "found ''"),
+        ('{"characters": ["a"', """found '{"characters": ["a"'"""),
+        ("[" + "1, " * 50 + "1]", f"found {'[' + '1, ' * 13!r}"),
+        ('"characters"', """found '"characters"'"""),
+        ("null", "found 'null'"),
+        ('{"chars": ["a"]}', """found '{"chars": ["a"]}'"""),
+        ('{"characters": "ab"}', "its characters are not a list of single characters"),
+        ('{"characters": ["a", "bc"]}', "its characters are not a list of single characters"),
+        ('{"characters": ["a", ""]}', "its characters are not a list of single characters"),
+        ('{"characters": ["a", 2]}', "its characters are not a list of single characters"),
+        ('{"characters": ["b", "a"]}', "its characters are not sorted and distinct"),
+        ('{"characters": ["a", "a"]}', "its characters are not sorted and distinct"),
+    ],
+)
+def test_json_that_holds_no_vocabulary_is_refused(content: str, problem: str) -> None:
+    with pytest.raises(VocabularyFormatError) as err:
+        Vocabulary.from_json(content)
+    assert str(err.value) == (
+        f"Not a vocabulary: {problem}.\n"
+        'Expected JSON of the form {"characters": ["a", "b"]}, sorted, each character once. '
+        "`dvc repro prepare` writes it anew."
+    )
+
+
+def test_the_digest_is_that_of_the_characters_in_utf_8() -> None:
+    assert Vocabulary.from_text("éa").digest == hashlib.sha256(b"a\xc3\xa9").hexdigest()
+
+
+@given(st.text(), st.text())
+def test_digests_are_equal_where_the_characters_are(one: str, other: str) -> None:
+    a, b = Vocabulary.from_text(one), Vocabulary.from_text(other)
+    assert (a.digest == b.digest) == (set(one) == set(other))
+
+
+# Names for pictures
+
+
+def test_labels_can_be_read() -> None:
+    vocabulary = Vocabulary.from_text("a\n \\é\xa0\u2028\ufeff\U000e0001")
+    assert vocabulary.labels == [r"\n", "space", "\\", "a", r"\xa0", "é", r"\u2028", r"\ufeff", r"\U000e0001"]
+
+
+@given(st.text(st.sampled_from("\n\t\\nt space\x85\u2028") | st.characters(exclude_categories=["Cs"])))
+def test_no_two_labels_are_the_same_and_each_can_be_printed(text: str) -> None:
+    labels = Vocabulary.from_text(text).labels
+    assert len(set(labels)) == len(labels) == len(set(text))
+    assert all(label.isprintable() for label in labels)

@@ -1,0 +1,108 @@
+"""What the tests share: a place of their own, a copy of the project, and one finished run of its pipeline."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import pytest
+from ruamel.yaml import YAML
+
+PROJECT = Path(__file__).resolve().parent.parent
+MIRROR = PROJECT.parent / "shared" / "gutenberg"
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the tests, and the processes that they start, apart from the settings of whoever runs them."""
+    hypothesis.settings.register_profile("charlm", deadline=None)  # a deadline asserts a timing
+    hypothesis.settings.load_profile("charlm")
+    for name in [name for name in os.environ if name.startswith(("CHARLM_", "DVC_", "MLFLOW_", "GIT_"))]:
+        del os.environ[name]
+    os.environ |= {
+        "DVC_NO_ANALYTICS": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "OMP_NUM_THREADS": "1",  # the tests run in parallel as it is
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+    for role in ("AUTHOR", "COMMITTER"):
+        os.environ |= {f"GIT_{role}_NAME": "A Tester", f"GIT_{role}_EMAIL": "tester@example.org"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _dvc_site_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what DVC remembers of these projects out of the machine's own place for it."""
+    os.environ["DVC_SITE_CACHE_DIR"] = str(tmp_path_factory.mktemp("dvc"))
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """The mirror of Project Gutenberg beside the project."""
+    if not MIRROR.is_dir():
+        pytest.skip(f"needs a mirror of Project Gutenberg in {MIRROR}")
+    return MIRROR
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """A function that runs a command in a folder and expects it to exit with `code`; its output is text."""
+
+    def run(folder: Path, *command: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tale_project(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """A git repository of the project as it stands here, set to the bundled tale, never run, its lock absent."""
+    folder = tmp_path_factory.mktemp("tale") / "project"
+    listed = run(PROJECT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").stdout
+    for name in filter(None, listed.split("\0")):
+        if (PROJECT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(PROJECT / name, folder / name)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    params = folder / "params.yaml"
+    settings = YAML().load(params.read_text())
+    settings["data"] |= {"source": "tests/tale.txt", "sha256": None}
+    YAML().dump(settings, params)
+    run(folder, "git", "init", "--quiet", "--initial-branch=main")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message=The project, set to the tale")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_project(tale_project: Path, run: Run) -> Path:
+    """The project on the tale after its first `dvc repro`, the result committed. Not to be changed: copy it."""
+    run(tale_project, "dvc", "repro")
+    run(tale_project, "git", "add", "--all")
+    run(tale_project, "git", "commit", "--quiet", "--message=The result")
+    return tale_project
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """An MLflow database without experiments: making its tables takes seconds, copying them does not."""
+    folder = tmp_path_factory.mktemp("store")
+    run(folder, "mlflow", "db", "upgrade", "sqlite:///mlflow.db")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def project(finished_project: Path, empty_store: Path, tmp_path: Path) -> Path:
+    """A clone of the finished project with its results and its DVC cache, but a store of its own, still empty."""
+    folder = tmp_path / "project"
+    shutil.copytree(finished_project, folder, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return folder

@@ -1,0 +1,254 @@
+"""The pipeline as a person runs it: real `dvc` commands in a repository of its own, a real MLflow store."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
+
+ARTIFACTS = {
+    "checkpoint/model.safetensors",
+    "checkpoint/vocabulary.json",
+    "dvc.lock",
+    "figures/loss.png",
+    "figures/next_char.png",
+    "params.yaml",
+    "samples/trained.txt",
+    "samples/untrained.txt",
+}
+Run = Callable[..., Any]
+
+
+def client(project: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+
+
+def runs(project: Path) -> list[MlflowRun]:
+    """All runs in the project's store, oldest first."""
+    store = client(project)
+    experiment = store.get_experiment_by_name("charlm")
+    assert experiment is not None
+    return list(store.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
+
+
+def artifacts(run: MlflowRun) -> dict[str, bytes]:
+    root = Path(run.info.artifact_uri.removeprefix("file://"))
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def is_complete(run: MlflowRun) -> bool:
+    """Whether the run holds all that the record gives it; what only a live training knows is not asked for."""
+    figures = {f"{name}/{split}" for name in ("bits_per_char", "perplexity", "loss") for split in ("train", "test")}
+    references = {f"reference/{name}" for name in ("uniform", "unigram", "bigram_counts", "bigram_floor")}
+    return (
+        run.info.status == "FINISHED"
+        and artifacts(run).keys() == ARTIFACTS
+        and figures | references | {"loss/batch"} <= run.data.metrics.keys()
+        and len(run.data.params) == 17
+        and len(run.inputs.dataset_inputs) == 2
+        and "nats per character" in run.data.tags["mlflow.note.content"]
+    )
+
+
+def data(project: Path) -> dict[str, bytes]:
+    """Every file below data/."""
+    return {str(path.relative_to(project)): path.read_bytes() for path in (project / "data").rglob("*.*")}
+
+
+def ran(output: str) -> list[str]:
+    """The stages that DVC ran, in order, from what it printed."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def test_first_run_is_recorded_whole(finished_project: Path) -> None:
+    [run] = runs(finished_project)
+    assert is_complete(run)
+    assert run.data.tags["charlm.origin"] == "trained"
+    assert run.data.tags["charlm.git_dirty"] == "false"
+    assert len(run.data.tags["mlflow.source.git.commit"]) == 40
+    assert {"speed/tokens_per_second", "time/seconds"} <= run.data.metrics.keys()
+    assert run.data.params["sample.prompt"] == '"\\n"'
+    held = artifacts(run)
+    assert held["checkpoint/model.safetensors"] == (finished_project / "data/train/model.safetensors").read_bytes()
+    assert held["params.yaml"] == (finished_project / "params.yaml").read_bytes()
+    steps = [metric.step for metric in client(finished_project).get_metric_history(run.info.run_id, "loss/test")]
+    assert steps == list(range(0, 1001, 100))
+    [train, test] = [entry.dataset for entry in run.inputs.dataset_inputs]
+    assert (train.name, test.name, train.source) == ("tale train", "tale test", '{"uri": "tests/tale.txt"}')
+    experiment = client(finished_project).get_experiment(run.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_second_repro_runs_nothing(finished_project: Path, run: Run) -> None:
+    assert "Data and pipelines are up to date." in run(finished_project, "dvc", "repro").stdout
+
+
+def test_forced_run_leaves_git_clean_and_every_file_as_it_was(project: Path, run: Run) -> None:
+    before = data(project)
+    assert len(ran(run(project, "dvc", "repro", "--force").stdout)) == 6
+    assert run(project, "git", "status", "--porcelain").stdout == ""
+    assert data(project) == before
+
+
+def test_record_changes_nothing_in_a_complete_run_and_completes_one_that_was_cut_short(project: Path, run: Run) -> None:
+    def content() -> str:
+        runs_held = [(held.to_dictionary(), artifacts(held)) for held in runs(project)]
+        return str([*runs_held, client(project).get_metric_history(runs(project)[0].info.run_id, "loss/test")])
+
+    record = ("python", "-m", "stages.record", "data", "data/record")
+    run(project, *record)
+    before = content()
+    run(project, *record)
+    assert content() == before
+
+    [whole] = runs(project)
+    root = Path(whole.info.artifact_uri.removeprefix("file://"))
+    shutil.rmtree(root / "figures")
+    (root / "checkpoint/model.safetensors").write_bytes(b"half of")
+    client(project).set_terminated(whole.info.run_id, "RUNNING")
+    run(project, *record)
+    [again] = runs(project)
+    assert is_complete(again)
+    assert artifacts(again)["checkpoint/model.safetensors"] == data(project)["data/train/model.safetensors"]
+
+
+def test_deleted_results_come_back_from_the_run_cache(project: Path, run: Run) -> None:
+    before = data(project)
+    shutil.rmtree(project / "data")
+    assert ran(run(project, "dvc", "repro").stdout) == ["record"]
+    assert data(project) == before
+    [restored] = runs(project)
+    assert is_complete(restored)
+    assert restored.data.tags["charlm.origin"] == "restored"
+
+
+def test_earlier_params_restore_every_result_and_leave_one_complete_run_of_them(project: Path, run: Run) -> None:
+    run(project, "dvc", "repro", "--force", "--single-item", "record")
+    run(project, "dvc", "exp", "run", "-S", "train.learning_rate=0.01")
+    run(project, "git", "checkout", "--quiet", "params.yaml")
+    assert ran(run(project, "dvc", "repro").stdout) == ["record"]
+    assert run(project, "git", "status", "--porcelain").stdout == ""
+    first, second = runs(project)
+    assert is_complete(first)
+    assert is_complete(second)
+    assert [r.data.params["train.learning_rate"] for r in (first, second)] == ["0.0003", "0.01"]
+
+
+def test_changed_sample_after_a_lost_store_is_recorded_as_restored_beside_the_earlier_one(
+    project: Path, run: Run
+) -> None:
+    output = run(project, "dvc", "exp", "run", "-S", "sample.temperature=0.5").stdout
+    assert ran(output) == ["sample", "record"]
+    run(project, "git", "checkout", "--quiet", "params.yaml")
+    assert ran(run(project, "dvc", "repro").stdout) == ["record"]
+    changed, earlier = runs(project)
+    for restored, temperature in ((changed, "0.5"), (earlier, "1.0")):
+        assert is_complete(restored)
+        assert restored.data.tags["charlm.origin"] == "restored"
+        assert restored.data.params["sample.temperature"] == temperature
+    assert changed.data.tags["charlm.checkpoint_sha256"] == earlier.data.tags["charlm.checkpoint_sha256"]
+    assert artifacts(changed)["samples/trained.txt"] != artifacts(earlier)["samples/trained.txt"]
+
+
+def test_every_way_to_run_an_experiment_leaves_its_run_in_the_one_store(project: Path, run: Run) -> None:
+    run(project, "dvc", "exp", "run", "--name", "here", "-S", "train.learning_rate=0.01")
+    run(project, "dvc", "exp", "run", "--name", "apart", "--temp", "-S", "train.learning_rate=0.02")
+    for rate in ("0.03", "0.04", "0.05", "0.06"):
+        run(
+            project, "dvc", "exp", "run", "--name", f"queued-{rate[-1]}", "--queue", "-S", f"train.learning_rate={rate}"
+        )
+    run(project, "dvc", "queue", "start", "--jobs", "2")
+    for number in "3456":
+        run(project, "dvc", "queue", "logs", "--follow", f"queued-{number}")
+    rates = {r.info.run_name: r.data.params["train.learning_rate"] for r in runs(project)}
+    names = {"here": "0.01", "apart": "0.02"} | {f"queued-{n}": f"0.0{n}" for n in "3456"}
+    assert rates == names
+    assert all(is_complete(r) for r in runs(project))
+    assert {r.data.tags["charlm.dvc_experiment"] for r in runs(project)} == names.keys()
+
+
+def test_results_travel_through_a_remote_and_are_recorded_where_they_arrive(
+    project: Path, run: Run, tmp_path: Path
+) -> None:
+    run(project, "dvc", "remote", "add", "--default", "local", str(tmp_path / "remote"))
+    run(project, "git", "commit", "--quiet", "--all", "--message=A remote")
+    run(project, "dvc", "push")
+    other = tmp_path / "other"
+    run(tmp_path, "git", "clone", "--quiet", str(project), str(other))
+    run(other, "dvc", "pull")
+    assert ran(run(other, "dvc", "repro").stdout) == ["record"]
+    assert data(other) == data(project)
+    [restored] = runs(other)
+    assert is_complete(restored)
+
+
+def test_without_tracking_the_same_bytes_come_out_and_nothing_is_kept(project: Path, run: Run) -> None:
+    before = data(project)
+    output = run(project, "dvc", "repro", "--force", CHARLM_TRACKING="off").stdout
+    assert data(project) == before
+    assert client(project).get_experiment_by_name("charlm") is None
+    assert "nothing is recorded" in output
+
+
+def test_three_mistakes_in_params_are_told_in_one_message_without_a_traceback(project: Path, run: Run) -> None:
+    mistakes = ("+train.learning_rat=0.1", "train.batch_size=four", "data.train_fraction=2")
+    arguments = [word for mistake in mistakes for word in ("-S", mistake)]
+    done = run(project, "dvc", "exp", "run", *arguments, code=255)
+    assert (
+        "Error: params.yaml has 3 problems:\n"
+        "  data.train_fraction: found 2, expected less than 1\n"
+        "  train.batch_size: found 'four', expected integer\n"
+        "  train.learning_rat: unknown key; did you mean learning_rate?\n"
+        "Mend the file, then run again.\n"
+    ) in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_without_a_network_the_download_tells_the_way_out_which_works(project: Path, run: Run) -> None:
+    nowhere = "http://127.0.0.1:9"
+    arguments = ("-S", "data.source=https://www.gutenberg.org/ebooks/22566")
+    done = run(project, "dvc", "exp", "run", *arguments, code=255, HTTP_PROXY=nowhere, HTTPS_PROXY=nowhere, NO_PROXY="")
+    assert "www.gutenberg.org/cache/epub/22566/pg22566.txt: no connection" in done.stderr
+    assert "gutenberg.pglaf.org/cache/epub/22566/pg22566.txt: no connection" in done.stderr
+    way_out = "dvc exp run -S data.source=tests/tale.txt -S data.sha256=null"
+    assert way_out in done.stderr
+    assert "Traceback" not in done.stderr
+    run(project, *way_out.split(), HTTP_PROXY=nowhere, HTTPS_PROXY=nowhere)
+
+
+def test_plots_draw_the_loss_and_the_next_characters(finished_project: Path, run: Run) -> None:
+    plots = json.loads(run(finished_project, "dvc", "plots", "show", "--json").stdout)["data"]
+    assert plots.keys() == {"loss", "data/evaluate/next_char.csv"}
+    [matrix] = plots["data/evaluate/next_char.csv"]
+    drawn = matrix["content"]
+    assert drawn["spec"]["mark"] == "rect"
+    assert [drawn["spec"]["encoding"][axis]["field"] for axis in "xy"] == ["next_char", "char"]
+    assert len(drawn["data"]["values"]) == 73**2
+    [loss] = plots["loss"]
+    assert [int(point["step"]) for point in loss["content"]["data"]["values"]].count(1000) == 2
+
+
+@pytest.mark.mirror
+def test_shipped_lock_and_metrics_come_out_again_from_the_real_book(
+    tale_project: Path, mirror: Path, tmp_path: Path, run: Run
+) -> None:
+    shipped = Path(__file__).resolve().parent.parent
+    project = tmp_path / "project"
+    shutil.copytree(tale_project, project, ignore=shutil.ignore_patterns("data", "mlflow.db", "mlartifacts", "cache"))
+    for name in ("params.yaml", "dvc.lock"):
+        shutil.copy(shipped / name, project / name)
+    run(project, "dvc", "repro", "--force", CHARLM_GUTENBERG_MIRROR=str(mirror))
+    for name in ("dvc.lock", "data/evaluate/metrics.json"):
+        assert (project / name).read_text() == (shipped / name).read_text(), name
+
+
+def test_files_stay_below_the_project(finished_project: Path) -> None:
+    """A store that is anchored leaves nothing where a stage or a test happened to run."""
+    assert not (Path(__file__).parent / "mlflow.db").exists()
+    assert not Path("mlruns").exists()
+    assert os.fspath(finished_project) in runs(finished_project)[0].info.artifact_uri

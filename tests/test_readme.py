@@ -1,0 +1,65 @@
+"""The README's numbers are the project's."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from charlm import gutenberg
+from charlm.config import load_params
+from charlm.corpus import split
+from charlm.models import BigramLanguageModel
+from charlm.seeding import seeded_generator
+from charlm.training import train
+from charlm.vocabulary import Vocabulary
+
+PROJECT = Path(__file__).resolve().parent.parent
+README = (PROJECT / "README.md").read_text()
+METRICS = json.loads((PROJECT / "data/evaluate/metrics.json").read_text())
+
+
+def test_result_is_the_committed_one() -> None:
+    expected = {name: f"{loss:.4f}" for name, loss in METRICS["reference"].items()}
+    expected |= {f"{split} loss": f"{METRICS[split]['loss']:.4f}" for split in ("train", "test")}
+    table = dict(re.findall(r"^\| \**`?([a-z_ ]+)`?\** \| \**([0-9.]+)\** \|", README, re.MULTILINE))
+    assert table == expected
+    assert f"| test loss {METRICS['test']['loss']:.4f} |" in README
+
+
+def test_second_experiment_is_set_up_with_known_params() -> None:
+    assert all(getattr(load_params(PROJECT / "params.yaml").train, key) for key in second_experiment())
+
+
+def second_experiment() -> dict[str, float]:
+    """What the README's second experiment changes of the section train."""
+    command = next(line for line in README.splitlines() if line.startswith("dvc exp run --name longer"))
+    return {key: json.loads(value) for key, value in re.findall(r"-S train\.([a-z_]+)=([0-9.]+)", command)}
+
+
+@pytest.mark.mirror
+def test_both_experiments_on_the_book_give_the_numbers(mirror: Path) -> None:
+    params = load_params(PROJECT / "params.yaml")
+    text = gutenberg.book(params.data.source, mirror=str(mirror), sha256=params.data.sha256)
+    vocabulary = Vocabulary.from_text(text)
+    corpus = split(vocabulary.encode(text), params.data.train_fraction)
+    assert f"| {len(text):,} tokens |" in README
+    assert f"| {len(corpus[0]):,} to train, {len(corpus[1]):,} to test |" in README
+    assert f"| {len(vocabulary)} characters;" in README
+    assert f"| {len(vocabulary) ** 2:,} weights |" in README
+
+    def points(**changes: float) -> list[float | None]:
+        settings = params.train.model_copy(update=changes)
+        model = BigramLanguageModel(len(vocabulary), generator=seeded_generator(settings.seed, "weights"))
+        course = list(train(model, *corpus, settings, seeded_generator(settings.seed, "batches")))
+        batch = [point.batch_loss for point in course if point.batch_loss is not None]
+        return [course[0].test_loss, course[-1].test_loss, batch[-1], min(batch), max(batch)]
+
+    start, end, last, lowest, highest = points()
+    assert f"| test loss {start:.4f} before the first step |" in README
+    assert f"{end:.4f}" == f"{METRICS['test']['loss']:.4f}"
+    assert f"| loss of the last batch {last:.4f} here, 4.37 there |" in README
+    assert f"between {lowest:.2f} and {highest:.2f}" in README
+    _, longer, *_ = points(**second_experiment())
+    assert f"It ends at a test loss of {longer:.4f}," in README
+    assert abs(longer - METRICS["reference"]["bigram_counts"]) < 0.02
