@@ -12,7 +12,7 @@ ifneq ($(wildcard $(MIRROR)),)
 export CHARLM_GUTENBERG_MIRROR ?= $(MIRROR)
 endif
 
-.PHONY: help repro test check format lock clean
+.PHONY: help repro verify test check format lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -21,6 +21,9 @@ help:  ## list these targets
 repro: $(READY)  ## run the pipeline on the book and print what came out
 	dvc repro
 	@python -m charlm.summary
+
+verify: $(READY)  ## make the committed result again and hold every byte of it against dvc.lock
+	python -m charlm.reproduction
 
 test: $(READY)  ## run every test, without the internet
 	python -m pytest --numprocesses auto

@@ -6,6 +6,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import webbrowser
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from charlm.config import project_root
+from charlm.config import PARAMS_FILE, project_root
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:
@@ -99,6 +100,36 @@ def generate(prompt: str, length: int, temperature: float, seed: int | None, mod
     seed = secrets.randbits(64) if seed is None else seed
     text = sample(trained, vocabulary, prompt, max_new_tokens=length, temperature=temperature, seed=seed)
     click.echo(text)
+
+
+@main.command()
+@click.argument("run")
+@click.option("--anyway", is_flag=True, help="Go on although the packages here are not those of the run.")
+def reproduce(*, run: str, anyway: bool) -> None:
+    """Prove that a recorded RUN comes out again, byte for byte.
+
+    RUN is an id, the beginning of one, a run's name, or `latest`. Its commit is checked out into a temporary folder,
+    its patch and params.yaml are put in place, and its stages run again. Nothing here is changed; a success is noted
+    on the run. Exits with 0 when every file is the same, 1 when one differs, 2 when it could not be tried.
+    """
+    from charlm import reproduction, tracking
+    from charlm.provenance import ENVIRONMENT, PATCH, Environment
+
+    store = tracking.Store(project_root())
+    with tempfile.TemporaryDirectory(prefix="charlm-record.") as folder:
+        recorded = tracking.recorded_run(store, run, Path(folder))
+        record = reproduction.Record(
+            commit=recorded.commit,
+            patch=recorded.text(PATCH),
+            params=recorded.text(PARAMS_FILE),
+            lock=recorded.text("dvc.lock"),
+        )
+        software = Environment.from_json(recorded.text(ENVIRONMENT)).software_differences(Environment.here())
+        if software and not anyway:
+            raise reproduction.PackagesDifferError(software)
+        with reproduction.made_again(record) as remade:
+            reproduction.report(record, remade, recorded.artifacts)
+    click.echo(f"Run {recorded.name} reproduced exactly: {tracking.note_reproduced(store, recorded.run_id)}.")
 
 
 def _model_files(folder: Path) -> tuple[Path, Path]:

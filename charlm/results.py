@@ -83,14 +83,14 @@ class Results:
         """history.csv."""
         return from_csv(self.history.read_text(encoding="utf-8"))
 
-    def content(self, params: Mapping[str, Any], pipeline: Mapping[str, str], note: str) -> Content:
+    def content(self, params: Mapping[str, Any], pipeline: dict[str, str], note: str) -> Content:
         """What the MLflow run of these results holds.
 
         `params` are those of every section by dotted key, `pipeline` the texts of params.yaml and dvc.lock by name.
         """
         metrics, points = self.read_metrics(), self.read_history()
         files = {f"checkpoint/{path.name}": path for path in (self.checkpoint, self.vocabulary)}
-        files |= {f"samples/{path.name}": path for path in self.samples}
+        files |= {f"samples/{path.name}": path for path in self.samples} | {self.metrics.name: self.metrics}
         return Content(
             checkpoint_sha256=sha256(self.checkpoint),
             params=params,

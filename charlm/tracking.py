@@ -11,10 +11,12 @@ It decides no result: with CHARLM_TRACKING=off, or with the store lost, every fi
 import getpass
 import json
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 from queue import Queue
@@ -36,6 +38,7 @@ EXPERIMENT = "charlm"
 CHECKPOINT_TAG = "charlm.checkpoint_sha256"
 ORIGIN_TAG = "charlm.origin"
 NOTE_TAG = "mlflow.note.content"
+REPRODUCED_TAG = "charlm.reproduced"
 PATIENCE = 10.0
 """Seconds that a training waits at its end for a tracker that is slow."""
 _BATCH = 1000  # MLflow's limit on the metrics of one log_batch
@@ -82,6 +85,7 @@ class Store:
         # MLflow by itself tries seven times, two minutes each.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for a few small files
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -148,6 +152,77 @@ def _experiment(client: "MlflowClient", root: Path, uri: str) -> str:
     return str(found.experiment_id)
 
 
+class NoSuchRunError(CharlmError):
+    """Not exactly one run is meant, or it is none that could be made again."""
+
+    exit_code = 2
+
+    def __init__(self, reference: str, found: str) -> None:
+        super().__init__(
+            f"{reference}: {found}.\nExpected a run's id, a unique beginning of one, a run's name, or `latest`; "
+            "`charlm ui` shows them."
+        )
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A finished run, with what its record holds for making it again."""
+
+    run_id: str
+    name: str
+    commit: str
+    artifacts: Path
+    """A folder with them."""
+
+    def text(self, name: str) -> str:
+        """The text of an artifact; NoSuchRunError when the run holds none of this name."""
+        path = self.artifacts / name
+        if not path.is_file():
+            raise NoSuchRunError(self.name, f"the run holds no {name}, so its record is not complete")
+        return path.read_bytes().decode()
+
+
+def recorded_run(store: Store, reference: str, folder: Path) -> RecordedRun:
+    """The run that `reference` means (id, beginning of one, name, `latest`), its artifacts fetched into `folder`.
+
+    Raises NoSuchRunError when none or several are meant, or the run has not finished, or is not of charlm.
+    """
+    run = _find(store, reference)
+    if CHECKPOINT_TAG not in run.data.tags or "mlflow.source.git.commit" not in run.data.tags:
+        told = (
+            f"run {run.info.run_id} is {run.info.status}" if run.info.status != "FINISHED" else "not a run of charlm's"
+        )
+        raise NoSuchRunError(reference, f"{told}, or it was made outside git; there is no result to make again")
+    store.client.download_artifacts(run.info.run_id, "", str(folder))
+    return RecordedRun(run.info.run_id, run.info.run_name, run.data.tags["mlflow.source.git.commit"], folder)
+
+
+def _find(store: Store, reference: str) -> "Run":
+    """The one run that `reference` means, of all in the experiment, newest first."""
+    runs = store.client.search_runs([store.experiment_id], order_by=["attributes.start_time DESC"], max_results=50_000)
+    if reference == "latest":
+        found = [run for run in runs if CHECKPOINT_TAG in run.data.tags][:1]
+    else:
+        named = [run for run in runs if run.info.run_name == reference]
+        found = named or [run for run in runs if run.info.run_id.startswith(reference)]
+    if len(found) == 1:
+        return found[0]
+    several = ", ".join(f"{run.info.run_id[:12]} ({run.info.run_name})" for run in found[:5])
+    raise NoSuchRunError(
+        reference, f"{len(found)} runs are meant: {several}" if found else f"no such run in {store.uri}"
+    )
+
+
+def note_reproduced(store: Store, run_id: str) -> str:
+    """Tag the run as made again: how many times, when and where last; return the tag's text."""
+    before = store.client.get_run(run_id).data.tags.get(REPRODUCED_TAG, "0 times")
+    times = int(before.split()[0]) + 1
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    text = f"{times} times, last at {when} on {platform.node()} ({platform.machine()})"
+    store.client.set_tag(run_id, REPRODUCED_TAG, text)
+    return text
+
+
 class LiveRun(Protocol):
     """What a training tells while it runs."""
 
@@ -175,6 +250,7 @@ class _TrackedRun:
         self._client = store.client
         self.run_id = store.create_run({ORIGIN_TAG: "trained"})
         self._client.log_batch(self.run_id, params=_params(params))
+        self._origin = provenance.texts()
         self._start = time.perf_counter()
         self._tags: dict[str, str] = {}
         self._status = "FAILED"
@@ -200,8 +276,13 @@ class _TrackedRun:
         self._thread.join(PATIENCE)
         return "it has not answered in time" if self._thread.is_alive() else self._problem
 
+    def _log_origin(self) -> None:
+        for name, text in self._origin.items():
+            self._client.log_text(self.run_id, text, name)
+
     def _work(self) -> None:
         """Send until the end is in the queue, then close the run. After a failure nothing more but the end is tried."""
+        self._try(self._log_origin)
         while (metrics := self._take()) is not None:
             if metrics and not self._problem:
                 self._try(partial(self._client.log_batch, self.run_id, metrics=metrics))
@@ -283,7 +364,7 @@ class Content:
     parts: Sequence[Part]
     files: Mapping[str, Path]
     """By the name of the artifact."""
-    texts: Mapping[str, str]
+    texts: dict[str, str]
     """By the name of the artifact; what a run holds of this name stays, whatever stands in it."""
     figures: Mapping[str, "Callable[[], Figure]"]
     """By the name of the artifact, each drawn when it is missing."""
@@ -354,9 +435,12 @@ def _complete_artifacts(client: "MlflowClient", run_id: str, content: Content) -
     for name, path in content.files.items():
         if held.get(name) != path.stat().st_size:
             folder = PurePosixPath(name).parent
-            client.log_artifact(run_id, str(path), str(folder))
-    for name in content.texts.keys() - held.keys():
-        client.log_text(run_id, content.texts[name], name)
+            client.log_artifact(run_id, str(path), str(folder) if folder.name else None)
+    texts = content.texts
+    if not held.keys() >= provenance.NAMES:
+        texts = texts | provenance.texts()
+    for name in texts.keys() - held.keys():
+        client.log_text(run_id, texts[name], name)
     for name in content.figures.keys() - held.keys():
         client.log_figure(run_id, content.figures[name](), name)
 

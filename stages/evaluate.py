@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from charlm import evaluation
+from charlm import evaluation, sources
 from charlm.checkpoint import load_checkpoint
 from charlm.corpus import load_tokens, pair_counts
 from charlm.files import write_text
@@ -16,11 +16,13 @@ from charlm.vocabulary import Vocabulary
 @click.argument("train", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 def main(prepare: Path, train: Path, out: Path) -> None:
+    code = sources.digests()
     vocabulary = Vocabulary.from_json((prepare / "vocabulary.json").read_text(encoding="utf-8"))
     model = load_checkpoint(train / "model.safetensors", vocabulary)
     counts = [pair_counts(load_tokens(prepare / f"{part}.npy"), len(vocabulary)) for part in ("train", "test")]
     write_text(out / "metrics.json", evaluation.to_json(evaluation.evaluate(model, *counts)))
     write_text(out / "next_char.csv", evaluation.next_char_csv(model, counts[0], vocabulary.labels))
+    sources.require_unchanged(code)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from charlm import sources
 from charlm.config import load_params
 from charlm.corpus import save_tokens, split
 from charlm.files import write_text
@@ -14,6 +15,7 @@ from charlm.vocabulary import Vocabulary
 @click.argument("download", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 def main(download: Path, out: Path) -> None:
+    code = sources.digests()
     params = load_params()
     text = (download / "book.txt").read_bytes().decode()
     vocabulary = Vocabulary.from_text(text)
@@ -21,6 +23,7 @@ def main(download: Path, out: Path) -> None:
     write_text(out / "vocabulary.json", vocabulary.to_json())
     save_tokens(out / "train.npy", train)
     save_tokens(out / "test.npy", test)
+    sources.require_unchanged(code)
 
 
 if __name__ == "__main__":

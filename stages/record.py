@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from charlm import summary, tracking
+from charlm import sources, summary, tracking
 from charlm.config import PARAMS_FILE, flatten, load_params, project_root
 from charlm.files import sha256, write_text
 from charlm.results import Results
@@ -17,6 +17,7 @@ from charlm.results import Results
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 def main(data: Path, out: Path) -> None:
+    code = sources.digests()
     params = load_params()
     values = flatten(data=params.data, model=params.model, train=params.train, sample=params.sample)
     results = Results(data)
@@ -28,6 +29,7 @@ def main(data: Path, out: Path) -> None:
     else:
         click.echo("CHARLM_TRACKING=off: nothing is recorded; `dvc repro --force --single-item record` does it later.")
     write_text(out / "checkpoint.sha256", f"{sha256(results.checkpoint)}  {results.checkpoint.name}\n")
+    sources.require_unchanged(code)
 
 
 if __name__ == "__main__":

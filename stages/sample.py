@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from charlm import sources
 from charlm.checkpoint import load_checkpoint
 from charlm.config import load_params
 from charlm.files import write_text
@@ -18,6 +19,7 @@ from charlm.vocabulary import Vocabulary
 @click.argument("train", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 def main(prepare: Path, train: Path, out: Path) -> None:
+    code = sources.digests()
     params = load_params()
     vocabulary = Vocabulary.from_json((prepare / "vocabulary.json").read_text(encoding="utf-8"))
     weights = seeded_generator(params.train.seed, "weights")
@@ -27,6 +29,7 @@ def main(prepare: Path, train: Path, out: Path) -> None:
     }
     for name, model in models.items():
         write_text(out / f"{name}.txt", sample(model, vocabulary, **params.sample.model_dump()))
+    sources.require_unchanged(code)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-from charlm import history, tracking
+from charlm import history, sources, tracking
 from charlm.checkpoint import save_checkpoint
 from charlm.config import TrainParams, flatten, load_params, project_root
 from charlm.corpus import load_tokens
@@ -26,6 +26,7 @@ from charlm.vocabulary import Vocabulary
 @click.argument("prepare", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 def main(prepare: Path, out: Path) -> None:
+    code = sources.digests()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated training ends as an interrupted one
     if "OMP_NUM_THREADS" not in os.environ:
         # Threads that share a table this small wait for each other: ten times slower on a busy machine of two cores.
@@ -41,6 +42,7 @@ def main(prepare: Path, out: Path) -> None:
     with tracking.live_run(project_root(), settings, warn=_warn) as run:
         write_text(out / "history.csv", history.to_csv(_shown(points, params.train, run)))
         save_checkpoint(out / "model.safetensors", model, params.model.name, vocabulary)
+        sources.require_unchanged(code)
         run.finish(out / "model.safetensors")
 
 

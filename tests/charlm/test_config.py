@@ -4,9 +4,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.utils.serialize import dump_yaml, load_yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from charlm.config import Params, ParamsError, Section, flatten, load_params, parse_params, project_root
+from charlm.config import (
+    DataParams,
+    ModelParams,
+    Params,
+    ParamsError,
+    SampleParams,
+    Section,
+    TrainParams,
+    flatten,
+    load_params,
+    parse_params,
+    project_root,
+)
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 
@@ -266,3 +281,46 @@ def test_the_root_is_the_nearest_folder_above_with_a_pipeline(inside: Path, tmp_
 
 def test_the_root_is_the_current_folder_where_there_is_no_pipeline(inside: Path) -> None:
     assert project_root() == inside
+
+
+@settings(max_examples=50)
+@given(
+    st.builds(
+        Params,
+        data=st.builds(DataParams, source=st.text(min_size=1), sha256=st.none(), train_fraction=st.floats(0.01, 0.99)),
+        model=st.just(ModelParams(name="bigram")),
+        train=st.builds(
+            TrainParams,
+            seed=st.integers(0, 2**64 - 1),
+            learning_rate=st.floats(min_value=0, exclude_min=True, allow_infinity=False, allow_subnormal=False),
+            weight_decay=st.floats(0, 10),
+            device=st.just("cpu"),
+            dtype=st.just("float64"),
+        ),
+        sample=st.builds(
+            SampleParams, prompt=st.text(min_size=1), seed=st.integers(0, 9), temperature=st.floats(0.1, 9)
+        ),
+    )
+)
+def test_params_that_dvc_writes_are_read_the_same_by_dvc_and_by_us(
+    tmp_path_factory: pytest.TempPathFactory, params: Params
+) -> None:
+    path = tmp_path_factory.mktemp("params") / "params.yaml"
+    dump_yaml(path, params.model_dump())
+    assert load_params(path) == params
+    assert load_yaml(path) == params.model_dump()
+
+
+@pytest.mark.parametrize(
+    "scalar", ["3e-4", "1_000", "no", "0o17", "~", "1e3", ".5", "0x10", "017", "on", "3", "1.0", "1:30"]
+)
+def test_scalar_is_to_us_what_it_is_to_dvc(tmp_path: Path, scalar: str) -> None:
+    """PyYAML, which reads YAML 1.1, takes 3e-4 for text, no for false and 017 for 15."""
+    path = tmp_path / "params.yaml"
+    path.write_text(SHIPPED.read_text().replace("3.0e-4", scalar))
+    value = load_yaml(path)["train"]["learning_rate"]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        assert load_params(path).train.learning_rate == value
+    else:
+        with pytest.raises(ParamsError, match=rf"  train\.learning_rate: found {value!r}, expected "):
+            load_params(path)

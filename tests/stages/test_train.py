@@ -95,3 +95,21 @@ def test_store_lost_in_mid_training_does_not_stop_it(project: Path, run: Callabl
     assert training.returncode == 0, told
     assert "The record stage adds what is missing." in told
     assert (project / "out/model.safetensors").is_file()
+
+
+def test_code_edited_while_it_runs_is_not_recorded_as_what_ran(project: Path) -> None:
+    """DVC digests a stage's code when the stage has ended, and would take the edited code for what made the result."""
+    set_params(project, max_iters=20_000)
+    with subprocess.Popen([sys.executable, *TRAIN[1:]], cwd=project, stderr=subprocess.PIPE, text=True) as training:
+        while not _has_logged(project):
+            assert training.poll() is None
+            time.sleep(0.1)
+        with (project / "charlm/training.py").open("a") as code:
+            code.write("# edited\n")
+        _, told = training.communicate()
+    assert training.returncode == 1
+    message = "charlm/training.py changed while this stage ran: its result is not what the code there now gives."
+    assert f"Error: {message}\n" in told
+    assert only_run(project).info.status == "FAILED"
+    assert message in only_run(project).data.tags["mlflow.note.content"]
+    assert "charlm.checkpoint_sha256" not in only_run(project).data.tags

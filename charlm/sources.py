@@ -1,0 +1,37 @@
+"""The code that a stage runs, held against a change of it while the stage runs.
+
+DVC digests a stage's code when the stage has ended: edited in between, the new code would stand in dvc.lock as
+what made a result that the old one made.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from charlm.errors import CharlmError
+from charlm.files import sha256
+
+
+class SourcesChangedError(CharlmError):
+    """Code was edited while the stage that had loaded it ran."""
+
+    def __init__(self, changed: list[str]) -> None:
+        super().__init__(
+            f"{', '.join(changed)} changed while this stage ran: its result is not what the code there now gives.\n"
+            "Run `dvc repro` again; nothing was recorded of this one."
+        )
+
+
+def digests() -> dict[Path, str]:
+    """SHA-256 of every file below the current folder that a loaded module came from."""
+    here = Path.cwd()
+    files = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    code = {file for file in files if file.is_relative_to(here) and not file.is_relative_to(here / ".venv")}
+    return {file: sha256(file) for file in code if file.is_file()}
+
+
+def require_unchanged(before: Mapping[Path, str]) -> None:
+    """Raise SourcesChangedError when a file of `before` is another now, or gone."""
+    changed = [file for file, digest in before.items() if not file.is_file() or sha256(file) != digest]
+    if changed:
+        raise SourcesChangedError(sorted(str(file.relative_to(Path.cwd())) for file in changed))

@@ -1,0 +1,112 @@
+"""The same bytes under every instruction set, number of threads, place, locale, time zone and hash seed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
+
+CAPABILITIES = ["default", "avx2", "avx512"]
+HERE = CAPABILITIES.index(torch.backends.cpu.get_cpu_capability().lower())
+NOTEBOOK: dict[str, Any] = {}
+LARGE = {"batch_size": 64, "block_size": 32, "learning_rate": 0.01, "max_iters": 2000}
+STAGES = {
+    "prepare": ("data/download", "{out}/prepare"),
+    "train": ("{out}/prepare", "{out}/train"),
+    "evaluate": ("{out}/prepare", "{out}/train", "{out}/evaluate"),
+    "sample": ("{out}/prepare", "{out}/train", "{out}/sample"),
+}
+SCRIPT = """
+import importlib, sys
+for line in sys.argv[1:]:
+    stage, *arguments = line.split(",")
+    importlib.import_module(f"stages.{stage}").main(arguments, standalone_mode=False)
+"""
+
+
+def results(project: Path, out: str, **environment: str) -> dict[str, bytes]:
+    """Every file that the stages from prepare to sample write, all run in one process."""
+    lines = [",".join([stage, *(folder.format(out=out) for folder in folders)]) for stage, folders in STAGES.items()]
+    settings = os.environ | {"CHARLM_TRACKING": "off", "OMP_WAIT_POLICY": "passive"} | environment
+    subprocess.run([sys.executable, "-c", SCRIPT, *lines], cwd=project, env=settings, check=True, capture_output=True)
+    return {str(path.relative_to(project / out)): path.read_bytes() for path in (project / out).rglob("*.*")}
+
+
+def set_train(project: Path, **values: Any) -> None:
+    params = YAML().load((project / "params.yaml").read_text())
+    params["train"] |= values
+    YAML().dump(params, project / "params.yaml")
+
+
+@pytest.mark.parametrize("settings", [NOTEBOOK, LARGE], ids=["the notebook's", "64 x 32, 1e-2, 2000"])
+def test_machine_decides_nothing(project: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    set_train(project, **settings)
+    there = tmp_path / "another folder, é"
+    project.rename(there)
+    threads = ["1", "2", "4"]
+    found = [
+        results(
+            there,
+            f"out{number}",
+            ATEN_CPU_CAPABILITY=capability,
+            OMP_NUM_THREADS=threads[number],
+            PYTHONHASHSEED="random",
+            LC_ALL=["C", "C.UTF-8", "POSIX"][number],
+            TZ=["UTC", "Asia/Kathmandu", "America/St_Johns"][number],
+        )
+        for number, capability in enumerate(CAPABILITIES[: HERE + 1])
+    ]
+    here = results(there, "out")
+    assert len(here) == 9
+    for other in found:
+        assert {name for name in here if here[name] != other.get(name)} == set()
+
+
+def test_float32_depends_on_the_instructions(project: Path) -> None:
+    """The guard above can fail: what it rules out does happen in float32."""
+    if HERE == 0:
+        pytest.skip("needs a CPU with AVX2, to have two instruction sets to compare")
+    set_train(project, dtype="float32", **LARGE)
+    plain = results(project, "plain", ATEN_CPU_CAPABILITY="default")
+    wide = results(project, "wide")
+    assert plain["train/model.safetensors"] != wide["train/model.safetensors"]
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """A real MLflow server on a free port; its address."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        assert any("Application startup complete" in line for line in server.stderr)
+        yield f"http://127.0.0.1:{port}"
+        server.terminate()
+        server.communicate()
+
+
+def test_tracking_decides_nothing(project: Path, run: Callable[..., Any], tmp_path: Path) -> None:
+    """Off, on a fresh store, on a server: every file and dvc.lock come out as they were, and git stays clean."""
+
+    def data() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in [*(project / "data").rglob("*.*"), project / "dvc.lock"]}
+
+    before = data()
+    with mlflow_server(tmp_path) as address:
+        for environment in ({"CHARLM_TRACKING": "off"}, {}, {"MLFLOW_TRACKING_URI": address}):
+            told = run(project, "dvc", "repro", "--force", **environment).stdout
+            assert ("nothing is recorded" in told) == ("CHARLM_TRACKING" in environment)
+            assert data() == before
+            assert run(project, "git", "status", "--porcelain").stdout == ""
+        [held] = MlflowClient(address).search_runs(["1"])
+    assert held.info.status == "FINISHED"

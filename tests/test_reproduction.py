@@ -1,0 +1,215 @@
+"""A recorded result comes out again from its record, and what would make it differ is caught."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from mlflow import MlflowClient
+
+from charlm.cli import main
+
+PROJECT = Path(__file__).resolve().parent.parent
+EXACT = re.compile(r"^Run \S+ reproduced exactly: 1 times, last at ", re.MULTILINE)
+Run = Callable[..., Any]
+
+
+def client(project: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+
+
+def latest(project: Path) -> Any:
+    return client(project).search_runs(["1"], order_by=["attributes.start_time DESC"])[0]
+
+
+def state(project: Path, run: Run) -> dict[str, Any]:
+    """All that a reproduction must leave as it was: the tree, the lock, the data, DVC's cache, git's worktrees."""
+    files = [path for path in [*(project / "data").rglob("*"), *(project / ".dvc/cache").rglob("*")] if path.is_file()]
+    return {str(path): path.read_bytes() for path in [*files, project / "dvc.lock", project / "params.yaml"]} | {
+        "git": run(project, "git", "status", "--porcelain").stdout + run(project, "git", "worktree", "list").stdout
+    }
+
+
+def reproduce(project: Path, run: Run, reference: str, *options: str, code: int = 0) -> Any:
+    return run(project, sys.executable, "-m", "charlm.cli", "reproduce", reference, *options, code=code)
+
+
+@pytest.fixture
+def recorded(project: Path, finished_project: Path) -> Path:
+    """The project with the record of its first, clean run."""
+    shutil.copy(finished_project / "mlflow.db", project / "mlflow.db")
+    return project
+
+
+def test_clean_run_of_two_commits_ago_comes_out_again_and_nothing_here_changes(recorded: Path, run: Run) -> None:
+    for text in ("raise SystemExit('not this code')\n", "raise SystemExit('nor this')\n"):
+        (recorded / "charlm/training.py").write_text(text)
+        run(recorded, "git", "commit", "--quiet", "--all", "--message=Another training")
+    before, wanted = state(recorded, run), latest(recorded)
+    done = reproduce(recorded, run, wanted.info.run_id[:8])
+    assert EXACT.search(done.stdout)
+    assert done.stdout.count("same") == 10
+    assert state(recorded, run) == before
+    assert latest(recorded).data.tags["charlm.reproduced"].startswith("1 times, last at ")
+
+
+def test_dirty_run_comes_out_again_from_its_patch(project: Path, run: Run) -> None:
+    edit(project / "charlm/training.py", "beta1=0.9,", "beta1=beta.BETA1,")
+    edit(project / "charlm/training.py", "import math\n", "import math\n\nfrom charlm import beta\n")
+    (project / "charlm/beta.py").write_text("BETA1 = 0.85\n")
+    run(project, "dvc", "repro")
+    made = latest(project)
+    assert made.data.tags["charlm.git_dirty"] == "true"
+    (project / "charlm/beta.py").unlink()
+    run(project, "git", "checkout", "--quiet", ".")
+    assert EXACT.search(reproduce(project, run, made.info.run_name).stdout)
+
+
+def test_run_of_an_experiment_in_a_temporary_folder_comes_out_again(project: Path, run: Run) -> None:
+    run(project, "dvc", "exp", "run", "--temp", "--name", "apart", "-S", "train.learning_rate=0.02")
+    assert latest(project).data.params["train.learning_rate"] == "0.02"
+    assert run(project, "git", "status", "--porcelain").stdout == ""
+    assert EXACT.search(reproduce(project, run, "apart").stdout)
+
+
+def test_restored_run_whose_book_has_vanished_comes_out_again(
+    project: Path, empty_store: Path, run: Run, tmp_path: Path
+) -> None:
+    book = tmp_path / "a book.txt"
+    book.write_text("Once upon a time there was a short text.\n" * 20)
+    run(project, "dvc", "exp", "run", "-S", f"data.source={book}")
+    shutil.copy(empty_store, project / "mlflow.db")
+    run(project, "dvc", "repro", "--force", "--single-item", "record")
+    book.unlink()
+    assert latest(project).data.tags["charlm.origin"] == "restored"
+    assert EXACT.search(reproduce(project, run, "latest").stdout)
+
+
+@pytest.fixture
+def charlm(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.chdir(recorded)
+    return lambda *arguments: CliRunner().invoke(main, arguments, prog_name="charlm")
+
+
+def other_run(project: Path, run_name: str, **tags: str) -> str:
+    """A run in the project's store that charlm did not make, with the given tags."""
+    tags = {key.replace("__", "."): value for key, value in tags.items()}
+    return str(client(project).create_run("1", run_name=run_name, tags=tags).info.run_id)
+
+
+def test_what_cannot_be_tried_is_refused(recorded: Path, charlm: Callable[..., Result]) -> None:
+    store, good = client(recorded), latest(recorded)
+    failed = other_run(recorded, "failed", mlflow__source__git__commit="0" * 40)
+    store.set_terminated(failed, "FAILED")
+    foreign = other_run(recorded, "foreign")
+    store.set_terminated(foreign)
+    gone = other_run(recorded, "gone", mlflow__source__git__commit="1" * 40, charlm__checkpoint_sha256="2")
+    for name in ("environment.json", "patch.diff", "params.yaml", "dvc.lock"):
+        store.log_text(gone, store_text(good, name), name)
+    store.set_terminated(gone)
+    other_run(recorded, "twin")
+    other_run(recorded, "twin")
+    expected = {
+        "nosuchrun": "nosuchrun: no such run in sqlite:///",
+        "twin": "twin: 2 runs are meant: ",
+        "": ": 6 runs are meant: ",
+        "failed": f"failed: run {failed} is FAILED",
+        "foreign": "foreign: not a run of charlm's",
+        "gone": f"Commit {'1' * 40} is not in this repository.\nFetch it (git fetch --all)",
+    }
+    for reference, message in expected.items():
+        result = charlm("reproduce", reference)
+        assert result.exit_code == 2, result.output
+        assert f"Error: {message}" in result.output
+
+
+def store_text(run: Any, name: str) -> str:
+    return (Path(run.info.artifact_uri.removeprefix("file://")) / name).read_text()
+
+
+def test_other_packages_are_named_anyway_goes_on_and_an_interrupt_leaves_nothing_behind(
+    recorded: Path, run: Run, tmp_path: Path
+) -> None:
+    good = latest(recorded)
+    made = json.loads(store_text(good, "environment.json"))
+    made["packages"] |= {"torch": "2.12.0", "not-here": "1.0"}
+    commit = good.data.tags["mlflow.source.git.commit"]
+    other = other_run(recorded, "older", mlflow__source__git__commit=commit, charlm__checkpoint_sha256="3")
+    client(recorded).log_text(other, json.dumps(made), "environment.json")
+    for name in ("patch.diff", "params.yaml", "dvc.lock"):
+        client(recorded).log_text(other, store_text(good, name), name)
+    client(recorded).set_terminated(other)
+    told = reproduce(recorded, run, "older", code=2).stderr
+    assert "\n  not-here: 1.0 on record, not installed here\n  torch: 2.12.0 on record, 2.13.0" in told
+
+    before, places = state(recorded, run), tmp_path / "places"
+    places.mkdir()
+    command = [sys.executable, "-m", "charlm.cli", "reproduce", "older", "--anyway"]
+    settings = os.environ | {"TMPDIR": str(places)}
+    with subprocess.Popen(
+        command, cwd=recorded, env=settings, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        assert any("Running stage 'train'" in line for line in process.stderr)
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate()
+    assert process.returncode in (1, 2)
+    assert list(places.glob("charlm*")) == []
+    assert state(recorded, run) == before
+
+
+def verify(project: Path, run: Run, *, code: int = 1) -> str:
+    """What `make verify` tells of what is committed in `project`."""
+    run(project, "git", "commit", "--quiet", "--all", "--message=A change")
+    return str(run(project, sys.executable, "-m", "charlm.reproduction", code=code).stderr)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "file", "stage"),
+    [
+        ("params.yaml", "seed: 1337", "seed: 1338", "data/train/history.csv", "train"),
+        ("params.yaml", "dtype: float64", "dtype: float32", "data/train/history.csv", "train"),
+        ("tests/tale.txt", "forty-one years", "forty-two years", "data/download/book.txt", "download"),
+        (
+            "charlm/checkpoint.py",
+            "temporary.write_bytes(save(weights, ",
+            "next(iter(weights.values())).view(torch.int32)[0, 0] ^= 1\n        temporary.write_bytes(save(weights, ",
+            "data/train/model.safetensors",
+            "train",
+        ),
+    ],
+    ids=["a seed", "float32", "a character of the book", "a bit of the checkpoint"],
+)
+def test_what_changes_a_result_is_caught_in_its_stage(
+    project: Path, run: Run, name: str, old: str, new: str, file: str, stage: str
+) -> None:
+    edit(project / name, old, new)
+    told = verify(project, run)
+    assert f"Not reproduced: {file} of stage {stage} is the first file that differs." in told
+    assert "What differs about this machine:" in told
+
+
+def test_lock_of_other_code_is_told_although_the_result_is_the_same(project: Path, run: Run) -> None:
+    edit(project / "charlm/sampling.py", '"""Text from a model', '"""Text, from a model')
+    told = verify(project, run)
+    assert "dvc.lock is not what the committed code writes" in told
+    assert "docs/reproducibility.md has " in told  # the tale's digests are not the book's
+
+
+@pytest.mark.mirror
+def test_what_is_committed_here_is_what_comes_out(mirror: Path, run: Run) -> None:
+    told = run(PROJECT, sys.executable, "-m", "charlm.reproduction", CHARLM_GUTENBERG_MIRROR=str(mirror)).stdout
+    assert told.endswith("Verified: the committed dvc.lock and metrics.json came out again, byte for byte.\n")
