@@ -41,7 +41,7 @@ lock: $(READY)  ## pin every package anew in requirements.lock
 	CUSTOM_COMPILE_COMMAND="make lock" pip-compile --quiet --extra dev --allow-unsafe --strip-extras \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
 	@# The CPU build of a wheel has a version of its own, which package indexes do not list.
-	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements.lock
+	sed -i.bak 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements.lock && rm requirements.lock.bak
 
 clean:  ## remove the environment (results, runs and DVC's cache stay)
 	rm -rf .venv

@@ -3,12 +3,14 @@
 import math
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,13 +155,17 @@ def _serve(store: "Store", port: int, *, browser: bool) -> None:
     where = ["--backend-store-uri", store.uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     quiet = ["--uvicorn-opts", "--log-level warning"]
     environment = os.environ | {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
-    with subprocess.Popen([sys.executable, "-m", "mlflow", "ui", *where, *quiet], env=environment) as server:
+    command = [sys.executable, "-m", "mlflow", "ui", *where, *quiet]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # In a session of its own, Ctrl-C reaches this process alone, which then ends the server and all that it started.
+    with subprocess.Popen(command, env=environment, start_new_session=True) as server, suppress(KeyboardInterrupt):
         try:
             _wait_for(address, server)
             _open(f"{address}/{store.runs_page}", browser=browser)
             server.wait()
-        except KeyboardInterrupt:
-            server.terminate()
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
 
 
 def _wait_for(address: str, server: "subprocess.Popen[bytes]") -> None:

@@ -87,17 +87,27 @@ class ParamsError(CharlmError):
         super().__init__(f"{where} has {count}:{lines}\nMend the file, then run again.")
 
 
+class NoProjectError(CharlmError):
+    """The current folder is in no project."""
+
+    def __init__(self, here: Path) -> None:
+        super().__init__(f"No dvc.yaml in {here} or above it.\nGo to the folder of the project, then run this again.")
+
+
 def project_root() -> Path:
     """The folder of the project: where the data, the MLflow store and `.dvc` are.
 
     DVC names it in DVC_ROOT for every stage, and inside `dvc exp run --temp` and the queue's workers it is the
-    repository that the experiment was started from, not the temporary folder. Elsewhere it is the nearest folder
-    above the current one that holds a dvc.yaml, or the current one if none does.
+    repository that the experiment was started from, not the temporary folder. Elsewhere it is the current folder or the
+    nearest one above it that holds a dvc.yaml; NoProjectError if none does.
     """
     if root := os.environ.get("DVC_ROOT"):
         return Path(root)
     here = Path.cwd()
-    return next((folder for folder in [here, *here.parents] if (folder / "dvc.yaml").is_file()), here)
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file():
+            return folder
+    raise NoProjectError(here)
 
 
 def load_params(path: Path = Path(PARAMS_FILE)) -> Params:

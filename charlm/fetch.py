@@ -83,7 +83,9 @@ def download(url: str, to: Path, *, limits: Limits = LIMITS, sleep: Callable[[fl
     import httpx
 
     timeout = httpx.Timeout(limits.read, connect=limits.connect)
-    with httpx.Client(timeout=timeout, headers={"User-Agent": USER_AGENT}) as client:
+    with _plainly(limits):
+        client = httpx.Client(timeout=timeout, headers={"User-Agent": USER_AGENT})
+    with client:
         for attempt in range(1, limits.attempts + 1):
             try:
                 with files.whole(to) as part:
@@ -167,7 +169,7 @@ def _plainly(limits: Limits) -> Iterator[None]:
         raise RefusedError(f"no connection: {err}") from err
     except httpx.RemoteProtocolError as err:
         raise RefusedError(f"the answer was cut short: {err}") from err
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as err:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, ImportError, OSError) as err:
         raise RefusedError(f"no usable answer: {type(err).__name__}: {err}") from err
 
 

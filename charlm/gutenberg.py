@@ -27,7 +27,7 @@ _HOST = re.compile(r"(?:.+\.)?(?:gutenberg|pglaf)\.org")
 
 _FLAGS = re.IGNORECASE | re.MULTILINE
 _SAME_PARAGRAPH = r"(?:.|\n(?![ \t]*$))*?"
-_REST_OF_PARAGRAPH = r".*(?:\n[ \t]*[^ \t\n].*)*"
+_REST_OF_PARAGRAPH = r".*(?:\n[ \t]*[^ \t\n].*)*+"
 _EDGE = r"^[ \t]*\*{3,}[ \t]*%s\s+OF\s+(?:TH(?:E|IS)\s+)?(?:COPYRIGHTED\s+)?PROJECT\s+GUTENBERG\b"
 _MARKER = re.compile(_EDGE % "(?:START|END)", _FLAGS)
 # The closing stars stand at the end of a line: a title may hold stars itself ("Lettres de M*** à N***").
@@ -75,11 +75,13 @@ class RouteError(CharlmError):
 
     def __init__(self, source: str, failures: Mapping[str, str]) -> None:
         listed = "\n".join(f"  {address}: {found}" for address, found in failures.items())
-        super().__init__(
-            f"No text came for data.source {source}:\n{listed}\n"
-            "Ways out:\n"
+        mirror = (
             "  a mirror, a base URL or a folder that holds cache/epub/<number>/pg<number>.txt:\n"
             "    CHARLM_GUTENBERG_MIRROR=<URL or folder> dvc repro\n"
+        )
+        super().__init__(
+            f"No text came for data.source {source}:\n{listed}\n"
+            f"Ways out:\n{mirror if book_number(source) else ''}"
             "  a file that you have (with -S data.sha256=null if it is another text than the pinned one):\n"
             "    dvc exp run -S data.source=<path>\n"
             "  the tale that comes with charlm:\n"
@@ -117,7 +119,7 @@ class DigestError(CharlmError):
             f"  found:    {found} ({characters:,} characters)\n"
             f"  expected: {expected} (data.sha256)\n"
             "If you want this text, set data.sha256 to the digest found, or to null to accept any text.\n"
-            "If not, take the right one: from another copy (CHARLM_GUTENBERG_MIRROR) or another data.source."
+            "If not, take the right one: from another copy, or another data.source."
         )
 
 

@@ -1,5 +1,6 @@
 """Where a result comes from: the code, the packages and the machine, as a run's record keeps them."""
 
+import getpass
 import json
 import os
 import platform
@@ -67,6 +68,7 @@ def tags() -> dict[str, str]:
     """What the code's origin is, by the names of MLflow's tags; a fact that is not known is left out."""
     commit = _git("rev-parse", "HEAD")
     found = {
+        "mlflow.user": _user(),
         "mlflow.source.git.commit": commit.strip() if commit else None,
         "charlm.git_dirty": str(bool(_git("status", "--porcelain", "--", ".", *_NOT_CODE[:2]))).lower()
         if commit
@@ -88,6 +90,14 @@ def patch() -> str:
         _git("add", "--update", **index)
         _git("add", "--", "charlm", "stages", **index)
         return _git("diff", "--cached", "--binary", "HEAD", "--", ".", *_NOT_CODE, **index) or ""
+
+
+def _user() -> str | None:
+    """The name of the user; None where the system knows none, as for a container's bare number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None
 
 
 def experiment_name() -> str | None:

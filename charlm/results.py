@@ -31,7 +31,9 @@ class Results:
     data: Path
 
     def __post_init__(self) -> None:
-        for path in (self.book, self.vocabulary, self.checkpoint, self.history, self.metrics, *self.samples):
+        tokens = self.tokens("train"), self.tokens("test")
+        trained = self.checkpoint, self.history, self.metrics, self.next_char, *self.samples
+        for path in (self.book, self.vocabulary, *tokens, *trained):
             if not path.is_file():
                 raise NoResultsError(str(path))
 

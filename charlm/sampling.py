@@ -5,14 +5,14 @@ import torch
 from charlm.errors import CharlmError
 from charlm.models import BigramLanguageModel
 from charlm.seeding import seeded_generator
-from charlm.vocabulary import Vocabulary
+from charlm.vocabulary import UnknownCharacterError, Vocabulary
 
 
-class EmptyPromptError(CharlmError):
-    """There is no character to go on from."""
+class PromptError(CharlmError):
+    """The model cannot go on from the prompt."""
 
-    def __init__(self) -> None:
-        super().__init__("The prompt is empty: a model needs one character at least to go on from, a line end will do.")
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"The prompt (for the pipeline, sample.prompt in params.yaml) cannot be used. {problem}")
 
 
 def sample(
@@ -26,11 +26,14 @@ def sample(
 ) -> str:
     """`prompt` and `max_new_tokens` characters after it; the same for the same seed.
 
-    Raises EmptyPromptError, or UnknownCharacterError for a character that the vocabulary does not hold.
+    Raises PromptError for a prompt that is empty or has a character that the vocabulary does not hold.
     """
     if not prompt:
-        raise EmptyPromptError
-    index = torch.from_numpy(vocabulary.encode(prompt).astype("int64"))[None]  # (1, T)
+        raise PromptError("It is empty: a model needs one character at least to go on from, a line end will do.")
+    try:
+        index = torch.from_numpy(vocabulary.encode(prompt).astype("int64"))[None]  # (1, T)
+    except UnknownCharacterError as err:
+        raise PromptError(err.message) from err
     generator = seeded_generator(seed, "text")
     text = model.generate(index, max_new_tokens, temperature=temperature, generator=generator)
     return vocabulary.decode(text[0].numpy())  # (T + max_new_tokens,)

@@ -8,13 +8,13 @@ Everything goes through MlflowClient by run id: re-opening a run would set it RU
 It decides no result: with CHARLM_TRACKING=off, or with the store lost, every file comes out the same.
 """
 
-import getpass
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -39,8 +39,10 @@ CHECKPOINT_TAG = "charlm.checkpoint_sha256"
 ORIGIN_TAG = "charlm.origin"
 NOTE_TAG = "mlflow.note.content"
 REPRODUCED_TAG = "charlm.reproduced"
-PATIENCE = 10.0
-"""Seconds that a training waits at its end for a tracker that is slow."""
+RECORD_LATER = "dvc repro --force --single-item record"
+"""What records a result that stands below data/ already."""
+PATIENCE = 30.0
+"""Seconds that a training waits at its end for a tracker that is slow; SQLite waits 20 for one that is locked."""
 _BATCH = 1000  # MLflow's limit on the metrics of one log_batch
 
 
@@ -50,8 +52,8 @@ class TrackingError(CharlmError):
     def __init__(self, uri: str, problem: str) -> None:
         super().__init__(
             f"MLflow cannot use its store {uri}: {problem}\n"
-            "Set MLFLOW_TRACKING_URI to one that answers, or CHARLM_TRACKING=off to go on without: the results are "
-            "the same, and `dvc repro record` records them later."
+            "Mend that, set MLFLOW_TRACKING_URI to another store, or CHARLM_TRACKING=off to go on without: the results "
+            f"are the same, and `{RECORD_LATER}` records them later."
         )
 
 
@@ -70,9 +72,22 @@ def enabled() -> bool:
     return value == "on"
 
 
-def store_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the embedded store in the project's folder `root`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+@contextmanager
+def _telling(uri: str) -> Iterator[None]:
+    """Turn what MLflow and the libraries below it raise for a store that fails into TrackingError."""
+    try:
+        yield
+    except _failures() as err:
+        raise TrackingError(uri, str(err)) from err
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What a store that fails can raise."""
+    from alembic.util import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, CommandError, OSError
 
 
 class Store:
@@ -86,15 +101,15 @@ class Store:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for a few small files
+        from filelock import FileLock
         from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
 
-        self.uri = store_uri(root)
-        try:
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+        # Two processes that make the tables of one database at the same time get in each other's way.
+        alone = nullcontext() if self.is_server else FileLock(root / "mlflow.db.lock")
+        with _telling(self.uri), alone:
             self.client: MlflowClient = MlflowClient(self.uri)
             self.experiment_id = _experiment(self.client, root, self.uri)
-        except (MlflowException, OSError) as err:
-            raise TrackingError(self.uri, str(err)) from err
 
     @property
     def is_server(self) -> bool:
@@ -119,7 +134,7 @@ class Store:
 
     def create_run(self, tags: Mapping[str, str]) -> str:
         """Open a run, named after the DVC experiment if there is one, and return its id."""
-        origin = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT"}
+        origin = {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT"}
         run = self.client.create_run(
             self.experiment_id,
             run_name=provenance.experiment_name(),
@@ -149,6 +164,12 @@ def _experiment(client: "MlflowClient", root: Path, uri: str) -> str:
                 raise
             found = client.get_experiment_by_name(name)
             assert found is not None
+    if found.lifecycle_stage == "deleted":
+        raise TrackingError(
+            uri,
+            f"its experiment {name} is deleted. `mlflow experiments restore -x {found.experiment_id}` brings it "
+            "back, MLFLOW_EXPERIMENT_NAME names another.",
+        )
     return str(found.experiment_id)
 
 
@@ -286,7 +307,8 @@ class _TrackedRun:
         while (metrics := self._take()) is not None:
             if metrics and not self._problem:
                 self._try(partial(self._client.log_batch, self.run_id, metrics=metrics))
-        self._try(self._close)
+        if not self._try(self._close):
+            self._try(self._close)
 
     def _take(self) -> "list[Metric] | None":
         """Whatever is queued, up to MLflow's limit; None at the end."""
@@ -300,17 +322,19 @@ class _TrackedRun:
         return metrics
 
     def _close(self) -> None:
-        for key, value in self._tags.items():
-            self._client.set_tag(self.run_id, key, value)
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in self._tags.items()])
         self._client.set_terminated(self.run_id, self._status)
 
-    def _try(self, call: Callable[[], Any]) -> None:
-        from mlflow.exceptions import MlflowException
-
+    def _try(self, call: Callable[[], Any]) -> bool:
+        """Whether the store took `call`."""
         try:
             call()
-        except (MlflowException, OSError) as err:
+        except _failures() as err:
             self._problem = str(err)
+            return False
+        return True
 
 
 @contextmanager
@@ -323,7 +347,9 @@ def live_run(root: Path, params: Mapping[str, Any], warn: Callable[[str], None])
     if not enabled():
         yield _Untracked()
         return
-    run = _TrackedRun(Store(root), params)
+    store = Store(root)
+    with _telling(store.uri):
+        run = _TrackedRun(store, params)
     problem = ""
     try:
         yield run
@@ -337,7 +363,7 @@ def live_run(root: Path, params: Mapping[str, Any], warn: Callable[[str], None])
         problem = run.end("FINISHED")
     finally:
         if problem:
-            warn(f"MLflow did not take everything: {problem}\nThe record stage adds what is missing.")
+            warn(f"MLflow did not take everything: {problem}\nThe record stage makes a complete run of the result.")
 
 
 @dataclass(frozen=True)
@@ -378,15 +404,11 @@ def record(root: Path, content: Content) -> list[str]:
     Returns their ids, newest first. A second time changes nothing. Raises TrackingError when the store cannot be
     used; a later call then goes on where this one stopped.
     """
-    from mlflow.exceptions import MlflowException
-
     store = Store(root)
-    try:
+    with _telling(store.uri):
         ids = _runs_of(store, content)
         for run_id in ids:
             _complete(store.client, run_id, content)
-    except (MlflowException, OSError) as err:
-        raise TrackingError(store.uri, str(err)) from err
     return ids
 
 
@@ -417,23 +439,23 @@ def _complete(client: "MlflowClient", run_id: str, content: Content) -> None:
 
 
 def _complete_metrics(client: "MlflowClient", run: "Run", content: Content) -> None:
-    """Add the points of the loss curve and the final figures that the run does not hold."""
+    """Add the points of the loss curve and the final figures that the run does not hold, or holds otherwise."""
     run_id, last = run.info.run_id, content.points[-1]
     keys = [key for key in _curve(last) if key in run.data.metrics]
     held = {(key, metric.step) for key in keys for metric in client.get_metric_history(run_id, key)}
     curve = [metric for point in content.points for metric in _metrics(_curve(point), point.step)]
     metrics = [metric for metric in curve if (metric.key, metric.step) not in held]
-    final = {key: value for key, value in content.metrics.items() if key not in run.data.metrics}
+    final = {key: value for key, value in content.metrics.items() if run.data.metrics.get(key) != value}
     metrics += _metrics(final, last.step)
     for first in range(0, len(metrics), _BATCH):
         client.log_batch(run_id, metrics=metrics[first : first + _BATCH])
 
 
 def _complete_artifacts(client: "MlflowClient", run_id: str, content: Content) -> None:
-    """Add the files and pictures that the run does not hold, or holds only a piece of."""
+    """Add the files and pictures that the run does not hold, and the files that it holds otherwise."""
     held = dict(_artifacts(client, run_id))
     for name, path in content.files.items():
-        if held.get(name) != path.stat().st_size:
+        if held.get(name) != path.stat().st_size or not _holds(client, run_id, name, path):
             folder = PurePosixPath(name).parent
             client.log_artifact(run_id, str(path), str(folder) if folder.name else None)
     texts = content.texts
@@ -443,6 +465,14 @@ def _complete_artifacts(client: "MlflowClient", run_id: str, content: Content) -
         client.log_text(run_id, texts[name], name)
     for name in content.figures.keys() - held.keys():
         client.log_figure(run_id, content.figures[name](), name)
+
+
+def _holds(client: "MlflowClient", run_id: str, name: str, path: Path) -> bool:
+    """Whether the artifact `name`, as long as the file `path`, is that file; a checkpoint is known by its tag."""
+    if path.suffix == ".safetensors":
+        return True
+    with tempfile.TemporaryDirectory() as folder:
+        return sha256(Path(client.download_artifacts(run_id, name, folder))) == sha256(path)
 
 
 def _artifacts(client: "MlflowClient", run_id: str, folder: str | None = None) -> Iterator[tuple[str, int | None]]:

@@ -27,7 +27,7 @@ def main(data: Path, out: Path) -> None:
         ids = tracking.record(project_root(), content)
         click.echo(f"Recorded as MLflow run {', '.join(ids)}; `charlm ui` shows it.")
     else:
-        click.echo("CHARLM_TRACKING=off: nothing is recorded; `dvc repro --force --single-item record` does it later.")
+        click.echo(f"CHARLM_TRACKING=off: nothing is recorded; `{tracking.RECORD_LATER}` does it later.")
     write_text(out / "checkpoint.sha256", f"{sha256(results.checkpoint)}  {results.checkpoint.name}\n")
     sources.require_unchanged(code)
 

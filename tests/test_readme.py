@@ -11,6 +11,7 @@ from charlm.config import load_params
 from charlm.corpus import split
 from charlm.models import BigramLanguageModel
 from charlm.seeding import seeded_generator
+from charlm.summary import EXPLANATIONS
 from charlm.training import train
 from charlm.vocabulary import Vocabulary
 
@@ -24,11 +25,13 @@ def test_result_is_the_committed_one() -> None:
     expected |= {f"{split} loss": f"{METRICS[split]['loss']:.4f}" for split in ("train", "test")}
     table = dict(re.findall(r"^\| \**`?([a-z_ ]+)`?\** \| \**([0-9.]+)\** \|", README, re.MULTILINE))
     assert table == expected
+    for name, explanation in EXPLANATIONS.items():
+        assert f"| {METRICS['reference'][name]:.4f} | {explanation} |" in README
     assert f"| test loss {METRICS['test']['loss']:.4f} |" in README
 
 
 def test_second_experiment_is_set_up_with_known_params() -> None:
-    assert all(getattr(load_params(PROJECT / "params.yaml").train, key) for key in second_experiment())
+    assert second_experiment().keys() == {"learning_rate", "batch_size", "block_size", "max_iters"}
 
 
 def second_experiment() -> dict[str, float]:
@@ -45,7 +48,7 @@ def test_both_experiments_on_the_book_give_the_numbers(mirror: Path) -> None:
     corpus = split(vocabulary.encode(text), params.data.train_fraction)
     assert f"| {len(text):,} tokens |" in README
     assert f"| {len(corpus[0]):,} to train, {len(corpus[1]):,} to test |" in README
-    assert f"| {len(vocabulary)} characters;" in README
+    assert f"| {len(vocabulary)} characters; {len(Vocabulary.from_text(chr(0xFEFF) + text))} in the notebook," in README
     assert f"| {len(vocabulary) ** 2:,} weights |" in README
 
     def points(**changes: float) -> list[float | None]:

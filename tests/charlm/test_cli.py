@@ -1,6 +1,7 @@
 """The command line, on a finished project and its real MLflow UI."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -48,7 +49,7 @@ def test_generate_takes_a_folder_with_checkpoint_and_vocabulary_side_by_side(
         (
             ("K",),
             1,
-            "Error: Character 'K' (U+004B, LATIN CAPITAL LETTER K) at position 0 is not among the 73 characters",
+            "cannot be used. Character 'K' (U+004B, LATIN CAPITAL LETTER K) at position 0 is not among the 73",
         ),
         (("--model", "/nowhere"), 1, "Error: No model in /nowhere: looked for model.safetensors with vocabulary.json"),
         (("--temperature", "0"), 2, "Invalid value for '--temperature': 0.0 is not in the range x>0."),
@@ -68,11 +69,22 @@ def test_generate_tells_what_is_wrong(
 def ui(project: Path, port: int) -> Iterator[str]:
     """`charlm ui` in a folder of the project; the address that it prints."""
     command = [sys.executable, "-m", "charlm.cli", "ui", "--no-browser", "--port", str(port)]
-    with subprocess.Popen(command, cwd=project / "tests", stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        command,
+        cwd=project / "tests",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as server:
         assert server.stdout is not None
         yield next(line for line in server.stdout if line.startswith("The runs: ")).split()[-1]
-        server.send_signal(signal.SIGINT)
-        assert server.wait() == 0
+        os.killpg(server.pid, signal.SIGINT)  # as Ctrl-C in a terminal does, to the command and all it has started
+        _, told = server.communicate()
+        assert server.returncode == 0
+        assert "Traceback" not in told
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port)).close()
 
 
 def free_port() -> int:
@@ -105,3 +117,14 @@ def test_ui_refuses_a_port_in_use(charlm: Callable[..., Result]) -> None:
     assert result.output.endswith(
         f"Error: Port {port} is in use on this machine.\nChoose another: charlm ui --port {port + 1}\n"
     )
+
+
+@pytest.mark.parametrize("command", [("ui",), ("generate",), ("reproduce", "latest")])
+def test_outside_of_a_project_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert f"Error: No dvc.yaml in {tmp_path} or above it.\n" in result.output
+    assert list(tmp_path.iterdir()) == []

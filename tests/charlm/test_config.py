@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from charlm.config import (
     DataParams,
     ModelParams,
+    NoProjectError,
     Params,
     ParamsError,
     SampleParams,
@@ -279,8 +280,12 @@ def test_the_root_is_the_nearest_folder_above_with_a_pipeline(inside: Path, tmp_
     assert project_root() == inside
 
 
-def test_the_root_is_the_current_folder_where_there_is_no_pipeline(inside: Path) -> None:
-    assert project_root() == inside
+def test_a_folder_outside_of_a_project_has_no_root(inside: Path) -> None:
+    with pytest.raises(NoProjectError) as err:
+        project_root()
+    assert err.value.message == (
+        f"No dvc.yaml in {inside} or above it.\nGo to the folder of the project, then run this again."
+    )
 
 
 @settings(max_examples=50)

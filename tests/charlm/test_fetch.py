@@ -388,3 +388,13 @@ def test_no_retry_after_is_an_error(value: str) -> None:
 @given(st.integers(1, 4), st.floats(0, 60))
 def test_a_pause_is_never_shorter_than_two_seconds_or_what_was_asked(attempt: int, asked: float) -> None:
     assert pause(attempt, BusyError("busy", asked), Limits(attempts=5)) >= max(2.0, asked)
+
+
+@pytest.mark.parametrize(("name", "value"), [("ALL_PROXY", "socks5://127.0.0.1:9"), ("SSL_CERT_FILE", "/nowhere.pem")])
+def test_settings_that_no_client_can_be_made_of_are_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
+) -> None:
+    """They were a traceback: the client was made outside of what turns its faults into messages."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(RefusedError, match="no usable answer: "):
+        download("https://127.0.0.1:9/book", tmp_path / "book")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from charlm.models import BigramLanguageModel
-from charlm.sampling import EmptyPromptError, sample
+from charlm.sampling import PromptError, sample
 from charlm.seeding import seeded_generator
-from charlm.vocabulary import UnknownCharacterError, Vocabulary
+from charlm.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.from_text("\n abcdé")
 
@@ -48,15 +48,16 @@ def test_a_low_temperature_keeps_to_the_likeliest_characters(model: BigramLangua
 
 
 def test_a_prompt_with_an_unknown_character_is_refused(model: BigramLanguageModel) -> None:
-    with pytest.raises(UnknownCharacterError) as err:
+    with pytest.raises(PromptError) as err:
         sample(model, VOCABULARY, "ab?", max_new_tokens=1, temperature=1.0, seed=1)
     assert str(err.value) == (
+        "The prompt (for the pipeline, sample.prompt in params.yaml) cannot be used. "
         "Character '?' (U+003F, QUESTION MARK) at position 2 is not among the 7 characters of the vocabulary.\n"
         "Leave it out, or train on a text that holds it."
     )
 
 
 def test_an_empty_prompt_is_refused(model: BigramLanguageModel) -> None:
-    with pytest.raises(EmptyPromptError) as err:
+    with pytest.raises(PromptError) as err:
         sample(model, VOCABULARY, "", max_new_tokens=1, temperature=1.0, seed=1)
-    assert str(err.value).startswith("The prompt is empty: a model needs one character at least")
+    assert "cannot be used. It is empty: a model needs one character at least" in err.value.message

@@ -30,9 +30,12 @@ def data(tmp_path: Path) -> Path:
     files = {
         "download/book.txt": "Oz",
         "prepare/vocabulary.json": "{}",
+        "prepare/train.npy": "",
+        "prepare/test.npy": "",
         "train/model.safetensors": "",
         "train/history.csv": "",
         "evaluate/metrics.json": json.dumps(METRICS),
+        "evaluate/next_char.csv": "",
         "sample/untrained.txt": "zzz",
         "sample/trained.txt": "\n\nThe [b]cat[/b]\n  \nsat.\n",
     }

@@ -1,0 +1,77 @@
+"""Where a result comes from."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charlm import provenance
+from charlm.provenance import Environment
+
+HERE = Environment("3.11.7", "Linux", "AVX2", 2, {"charlm": "0.1.0", "numpy": "2.4.6", "torch": "2.13.0"})
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any]) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("charlm/a.py", "stages/b.py", "data/metrics.json", "params.yaml", "dvc.lock"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("as committed\n")
+    run(tmp_path, "git", "init", "--quiet")
+    run(tmp_path, "git", "add", "--all")
+    run(tmp_path, "git", "commit", "--quiet", "--message=All")
+    return tmp_path
+
+
+def test_environment_comes_back_from_json() -> None:
+    assert Environment.from_json(HERE.to_json()) == HERE
+    here = Environment.here()
+    assert Environment.from_json(here.to_json()) == here
+    assert here.packages["torch"].startswith("2.13.0")
+
+
+def test_software_is_compared_and_the_machine_is_not() -> None:
+    other = Environment("3.12.1", "macOS", "DEFAULT", 8, {"charlm": "0.2.0", "numpy": "2.5.0", "click": "8"})
+    assert HERE.software_differences(other) == [
+        "click: not installed on record, 8 here",
+        "numpy: 2.4.6 on record, 2.5.0 here",
+        "python: 3.11.7 on record, 3.12.1 here",
+        "torch: 2.13.0 on record, not installed here",
+    ]
+    assert HERE.software_differences(HERE) == []
+
+
+def test_what_dvc_writes_makes_no_tree_dirty(repository: Path) -> None:
+    assert provenance.tags()["charlm.git_dirty"] == "false"
+    for name in ("data/metrics.json", "dvc.lock"):
+        (repository / name).write_text("as DVC leaves it\n")
+    assert provenance.tags()["charlm.git_dirty"] == "false"
+    assert provenance.patch() == ""
+    (repository / "params.yaml").write_text("changed\n")
+    assert provenance.tags()["charlm.git_dirty"] == "true"
+
+
+def test_patch_holds_changed_and_new_code_and_leaves_the_index_alone(
+    repository: Path, run: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (repository / "charlm/a.py").write_text("changed, é\n")
+    (repository / "stages/new.py").write_text("new\n")
+    (repository / "notes.txt").write_text("not code\n")
+    (repository / "params.yaml").write_text("changed\n")
+    patch = provenance.patch()
+    clone = tmp_path_factory.mktemp("clone") / "there"
+    run(repository, "git", "clone", "--quiet", str(repository), str(clone))
+    (clone / "the.patch").write_text(patch)
+    run(clone, "git", "apply", "the.patch")
+    assert (clone / "charlm/a.py").read_text() == "changed, é\n"
+    assert (clone / "stages/new.py").read_text() == "new\n"
+    assert not (clone / "notes.txt").exists()
+    assert (clone / "params.yaml").read_text() == "as committed\n"
+    assert run(repository, "git", "diff", "--cached", "--name-only").stdout == ""
+
+
+def test_outside_git_there_is_no_commit_and_no_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert provenance.tags().keys() <= {"mlflow.user"}
+    assert provenance.patch() == ""
