@@ -26,7 +26,7 @@ verify: $(READY)  ## make the committed result again and hold every byte of it a
 	python -m charlm.reproduction
 
 test: $(READY)  ## run every test, without the internet
-	python -m pytest --numprocesses auto
+	python -m pytest --numprocesses auto --dist worksteal
 
 check: $(READY)  ## format, lint and types, as CI checks them
 	ruff format --check .

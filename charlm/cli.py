@@ -126,11 +126,13 @@ def reproduce(*, run: str, anyway: bool) -> None:
             params=recorded.text(PARAMS_FILE),
             lock=recorded.text("dvc.lock"),
         )
-        software = Environment.from_json(recorded.text(ENVIRONMENT)).software_differences(Environment.here())
+        made_with, here = Environment.from_json(recorded.text(ENVIRONMENT)), Environment.here()
+        software = made_with.software_differences(here)
         if software and not anyway:
             raise reproduction.PackagesDifferError(software)
         with reproduction.made_again(record) as remade:
-            reproduction.report(record, remade, recorded.artifacts)
+            known = software + made_with.machine_differences(here)
+            reproduction.report(record, remade, recorded.artifacts, known)
     click.echo(f"Run {recorded.name} reproduced exactly: {tracking.note_reproduced(store, recorded.run_id)}.")
 
 

@@ -63,6 +63,12 @@ class Environment:
             if name != "charlm" and mine.get(name) != others.get(name)
         ]
 
+    def machine_differences(self, other: Self) -> list[str]:
+        """A line for each of platform and CPU capability that is another in `other`; neither should decide a result."""
+        mine, others = asdict(self), asdict(other)
+        facts = [fact for fact in ("platform", "cpu_capability") if mine[fact] != others[fact]]
+        return [f"{fact}: {mine[fact]} on record, {others[fact]} here" for fact in facts]
+
 
 def tags() -> dict[str, str]:
     """What the code's origin is, by the names of MLflow's tags; a fact that is not known is left out."""

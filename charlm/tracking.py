@@ -236,10 +236,10 @@ def _find(store: Store, reference: str) -> "Run":
 
 def note_reproduced(store: Store, run_id: str) -> str:
     """Tag the run as made again: how many times, when and where last; return the tag's text."""
-    before = store.client.get_run(run_id).data.tags.get(REPRODUCED_TAG, "0 times")
+    before = store.client.get_run(run_id).data.tags.get(REPRODUCED_TAG, "0")
     times = int(before.split()[0]) + 1
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    text = f"{times} times, last at {when} on {platform.node()} ({platform.machine()})"
+    text = f"{times} time{'s' if times > 1 else ''}, last {when} on {platform.node()} ({platform.machine()})"
     store.client.set_tag(run_id, REPRODUCED_TAG, text)
     return text
 

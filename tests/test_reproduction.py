@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from charlm.cli import main
 
 PROJECT = Path(__file__).resolve().parent.parent
-EXACT = re.compile(r"^Run \S+ reproduced exactly: 1 times, last at ", re.MULTILINE)
+EXACT = re.compile(r"^Run \S+ reproduced exactly: 1 time, last ", re.MULTILINE)
 Run = Callable[..., Any]
 
 
@@ -58,7 +58,7 @@ def test_clean_run_of_two_commits_ago_comes_out_again_and_nothing_here_changes(r
     assert EXACT.search(done.stdout)
     assert done.stdout.count("same") == 10
     assert state(recorded, run) == before
-    assert latest(recorded).data.tags["charlm.reproduced"].startswith("1 times, last at ")
+    assert latest(recorded).data.tags["charlm.reproduced"].startswith("1 time, last ")
 
 
 def test_dirty_run_comes_out_again_from_its_patch(project: Path, run: Run) -> None:
@@ -164,6 +164,23 @@ def test_other_packages_are_named_anyway_goes_on_and_an_interrupt_leaves_nothing
     assert process.returncode in (1, 2)
     assert list(places.glob("charlm*")) == []
     assert state(recorded, run) == before
+
+
+def test_result_that_differs_is_told_by_file_stage_and_first_weight(recorded: Path, run: Run) -> None:
+    good, store = latest(recorded), client(recorded)
+    commit = good.data.tags["mlflow.source.git.commit"]
+    other = other_run(recorded, "liar", mlflow__source__git__commit=commit, charlm__checkpoint_sha256="4")
+    for name in ("environment.json", "patch.diff", "dvc.lock"):
+        store.log_text(other, store_text(good, name), name)
+    store.log_text(other, store_text(good, "params.yaml").replace("decay: 0.01", "decay: 0.9"), "params.yaml")
+    store.log_artifact(other, str(recorded / "data/train/model.safetensors"), "checkpoint")
+    store.set_terminated(other)
+    told = reproduce(recorded, run, "liar", code=1)
+    assert "Not reproduced: data/train/history.csv of stage train is the first file that differs." in told.stderr
+    number = r"First difference, token_embedding_table\.weight\[0, 0\]: -?[0-9.e-]+ on record, -?[0-9.e-]+ now\."
+    assert re.search(number, told.stderr)
+    assert "DIFFERENT" in told.stdout
+    assert "charlm.reproduced" not in store.get_run(other).data.tags
 
 
 def verify(project: Path, run: Run, *, code: int = 1) -> str:

@@ -40,6 +40,10 @@ def test_software_is_compared_and_the_machine_is_not() -> None:
         "torch: 2.13.0 on record, not installed here",
     ]
     assert HERE.software_differences(HERE) == []
+    assert HERE.machine_differences(other) == [
+        "platform: Linux on record, macOS here",
+        "cpu_capability: AVX2 on record, DEFAULT here",
+    ]
 
 
 def test_what_dvc_writes_makes_no_tree_dirty(repository: Path) -> None:
