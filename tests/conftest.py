@@ -19,7 +19,11 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set the tests, and the processes that they start, apart from the settings of whoever runs them."""
-    hypothesis.settings.register_profile("charlm", deadline=None)  # a deadline asserts a timing
+    hypothesis.settings.register_profile(
+        "charlm",
+        deadline=None,  # it would assert a timing
+        derandomize="CI" in os.environ,  # a commit passes or not, whatever was drawn
+    )
     hypothesis.settings.load_profile("charlm")
     for name in [name for name in os.environ if name.startswith(("CHARLM_", "DVC_", "MLFLOW_", "GIT_"))]:
         del os.environ[name]

@@ -120,7 +120,7 @@ BOOKS = st.builds(
     FULL_LINES,
     st.lists(LINES),
     FULL_LINES,
-)
+).filter(str.strip)  # nothing but blanks of any kind is no book
 
 
 def digest(text: str) -> str:
