@@ -13,6 +13,8 @@ from typing import Self
 
 ENVIRONMENT, PATCH = "environment.json", "patch.diff"
 NAMES = {ENVIRONMENT, PATCH}
+"""The artifacts that a record holds of them."""
+COMMIT_TAG = "mlflow.source.git.commit"
 # What DVC writes while a stage runs, and what a record keeps as a file of its own: not what a run was made from.
 _NOT_CODE = (":!dvc.lock", ":!data", ":!params.yaml")
 
@@ -75,7 +77,7 @@ def tags() -> dict[str, str]:
     commit = _git("rev-parse", "HEAD")
     found = {
         "mlflow.user": _user(),
-        "mlflow.source.git.commit": commit.strip() if commit else None,
+        COMMIT_TAG: commit.strip() if commit else None,
         "charlm.git_dirty": str(bool(_git("status", "--porcelain", "--", ".", *_NOT_CODE[:2]))).lower()
         if commit
         else None,

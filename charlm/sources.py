@@ -23,11 +23,10 @@ class SourcesChangedError(CharlmError):
 
 
 def digests() -> dict[Path, str]:
-    """SHA-256 of every file below the current folder that a loaded module came from."""
-    here = Path.cwd()
-    files = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    code = {file for file in files if file.is_relative_to(here) and not file.is_relative_to(here / ".venv")}
-    return {file: sha256(file) for file in code if file.is_file()}
+    """SHA-256 of every file in charlm/ and stages/ of the current folder that a loaded module came from."""
+    loaded = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    code = [file for folder in ("charlm", "stages") for file in loaded if file.is_relative_to(Path.cwd() / folder)]
+    return {file: sha256(file) for file in code}
 
 
 def require_unchanged(before: Mapping[Path, str]) -> None:

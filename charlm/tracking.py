@@ -28,6 +28,7 @@ from charlm import provenance
 from charlm.errors import CharlmError
 from charlm.files import sha256
 from charlm.history import Point
+from charlm.provenance import COMMIT_TAG
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -209,13 +210,15 @@ def recorded_run(store: Store, reference: str, folder: Path) -> RecordedRun:
     Raises NoSuchRunError when none or several are meant, or the run has not finished, or is not of charlm.
     """
     run = _find(store, reference)
-    if CHECKPOINT_TAG not in run.data.tags or "mlflow.source.git.commit" not in run.data.tags:
-        told = (
-            f"run {run.info.run_id} is {run.info.status}" if run.info.status != "FINISHED" else "not a run of charlm's"
-        )
-        raise NoSuchRunError(reference, f"{told}, or it was made outside git; there is no result to make again")
-    store.client.download_artifacts(run.info.run_id, "", str(folder))
-    return RecordedRun(run.info.run_id, run.info.run_name, run.data.tags["mlflow.source.git.commit"], folder)
+    info, commit = run.info, run.data.tags.get(COMMIT_TAG)
+    if info.status != "FINISHED":
+        raise NoSuchRunError(reference, f"run {info.run_id} is {info.status}, there is no result to make again")
+    if CHECKPOINT_TAG not in run.data.tags:
+        raise NoSuchRunError(reference, "it is not a run of charlm's, there is nothing to hold a result against")
+    if commit is None:
+        raise NoSuchRunError(reference, "it was made outside git, its code is not on record")
+    store.client.download_artifacts(info.run_id, "", str(folder))
+    return RecordedRun(info.run_id, info.run_name, commit, folder)
 
 
 def _find(store: Store, reference: str) -> "Run":

@@ -115,14 +115,16 @@ def test_what_cannot_be_tried_is_refused(recorded: Path, charlm: Callable[..., R
     for name in ("environment.json", "patch.diff", "params.yaml", "dvc.lock"):
         store.log_text(gone, store_text(good, name), name)
     store.set_terminated(gone)
+    store.set_terminated(other_run(recorded, "outside", charlm__checkpoint_sha256="5"))
     other_run(recorded, "twin")
     other_run(recorded, "twin")
     expected = {
         "nosuchrun": "nosuchrun: no such run in sqlite:///",
         "twin": "twin: 2 runs are meant: ",
-        "": ": 6 runs are meant: ",
+        "": ": 7 runs are meant: ",
         "failed": f"failed: run {failed} is FAILED",
-        "foreign": "foreign: not a run of charlm's",
+        "foreign": "foreign: it is not a run of charlm's",
+        "outside": "outside: it was made outside git",
         "gone": f"Commit {'1' * 40} is not in this repository.\nFetch it (git fetch --all)",
     }
     for reference, message in expected.items():

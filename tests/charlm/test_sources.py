@@ -1,0 +1,41 @@
+"""Code that is edited while a stage runs."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from charlm import sources
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module of a project's stages/, loaded, in the current folder."""
+    path = tmp_path / "stages/a_stage_for_a_test.py"
+    path.parent.mkdir()
+    path.write_text("A = 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(path.parent)
+    monkeypatch.delitem(sys.modules, path.stem, raising=False)
+    importlib.import_module(path.stem)
+    return path
+
+
+def test_code_that_stays_as_it_was_is_let_pass(module: Path) -> None:
+    before = sources.digests()
+    assert list(before) == [module]
+    sources.require_unchanged(before)
+
+
+@pytest.mark.parametrize("edit", [lambda path: path.write_text("A = 2\n"), Path.unlink], ids=["changed", "removed"])
+def test_code_that_is_another_in_the_end_is_named(module: Path, edit: object) -> None:
+    before = sources.digests()
+    assert callable(edit)
+    edit(module)
+    with pytest.raises(sources.SourcesChangedError) as err:
+        sources.require_unchanged(before)
+    assert err.value.message == (
+        "stages/a_stage_for_a_test.py changed while this stage ran: its result is not what the code there now gives.\n"
+        "Run `dvc repro` again; nothing was recorded of this one."
+    )
