@@ -114,6 +114,17 @@ def reproduce(*, run: str, anyway: bool) -> None:
     its patch and params.yaml are put in place, and its stages run again. Nothing here is changed; a success is noted
     on the run. Exits with 0 when every file is the same, 1 when one differs, 2 when it could not be tried.
     """
+    from charlm.reproduction import DifferentError, NotTriedError
+
+    try:
+        _reproduce(run, anyway=anyway)
+    except DifferentError:
+        raise
+    except CharlmError as err:
+        raise NotTriedError(err.message) from err
+
+
+def _reproduce(run: str, *, anyway: bool) -> None:
     from charlm import reproduction, tracking
     from charlm.provenance import ENVIRONMENT, PATCH, Environment
 
@@ -122,18 +133,19 @@ def reproduce(*, run: str, anyway: bool) -> None:
         recorded = tracking.recorded_run(store, run, Path(folder))
         record = reproduction.Record(
             commit=recorded.commit,
-            patch=recorded.text(PATCH),
-            params=recorded.text(PARAMS_FILE),
-            lock=recorded.text("dvc.lock"),
+            patch=recorded.read(PATCH),
+            params=recorded.read(PARAMS_FILE),
+            lock=recorded.read("dvc.lock"),
         )
-        made_with, here = Environment.from_json(recorded.text(ENVIRONMENT)), Environment.here()
+        made_with, here = Environment.from_json(recorded.read(ENVIRONMENT).decode()), Environment.here()
         software = made_with.software_differences(here)
         if software and not anyway:
             raise reproduction.PackagesDifferError(software)
         with reproduction.made_again(record) as remade:
             known = software + made_with.machine_differences(here)
             reproduction.report(record, remade, recorded.artifacts, known)
-    click.echo(f"Run {recorded.name} reproduced exactly: {tracking.note_reproduced(store, recorded.run_id)}.")
+    under = ", with other packages" if software else ""
+    click.echo(f"Run {recorded.name} reproduced exactly: {tracking.note_reproduced(store, recorded.run_id, under)}.")
 
 
 def _model_files(folder: Path) -> tuple[Path, Path]:

@@ -4,12 +4,14 @@ import getpass
 import json
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
-from pathlib import Path
 from typing import Self
+
+from packaging.utils import canonicalize_name
 
 ENVIRONMENT, PATCH = "environment.json", "patch.diff"
 NAMES = {ENVIRONMENT, PATCH}
@@ -29,7 +31,7 @@ class Environment:
     """The widest instructions that PyTorch uses, one of DEFAULT, AVX2, AVX512 on x86."""
     threads: int
     packages: dict[str, str]
-    """Version by name, of everything installed."""
+    """Version by canonical name, of everything installed."""
 
     @classmethod
     def here(cls) -> Self:
@@ -41,7 +43,7 @@ class Environment:
             platform=platform.platform(),
             cpu_capability=torch.backends.cpu.get_cpu_capability(),
             threads=torch.get_num_threads(),
-            packages={d.name.lower(): d.version for d in sorted(distributions(), key=lambda d: d.name.lower())},
+            packages=dict(sorted((canonicalize_name(d.name), d.version) for d in distributions() if d.name)),
         )
 
     @classmethod
@@ -86,18 +88,22 @@ def tags() -> dict[str, str]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def patch() -> str:
-    """What turns the last commit into the code here: tracked changes, and new files in charlm/ and stages/.
+def patch() -> bytes:
+    """What turns the last commit into the code here: tracked changes, added files, and new ones in charlm/ and stages/.
 
-    The data, dvc.lock and params.yaml are not in it. Empty for a clean tree, and outside git.
+    The data, dvc.lock and params.yaml are not in it. Empty for a clean tree, and outside git. The form is that of git's
+    own defaults, whatever the user's settings are.
     """
+    index = _git("rev-parse", "--git-path", "index")
+    if index is None or _git("rev-parse", "HEAD") is None:
+        return b""
     with tempfile.TemporaryDirectory() as folder:
-        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        if _git("read-tree", "HEAD", **index) is None:
-            return ""
-        _git("add", "--update", **index)
-        _git("add", "--", "charlm", "stages", **index)
-        return _git("diff", "--cached", "--binary", "HEAD", "--", ".", *_NOT_CODE, **index) or ""
+        apart = {"GIT_INDEX_FILE": str(shutil.copy(index.strip(), folder))}
+        _git("add", "--update", **apart)
+        for code in ("charlm", "stages"):
+            _git("add", "--", code, **apart)
+        plain = ("--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+        return _git_bytes("diff-index", "--cached", "-p", *plain, "HEAD", "--", ".", *_NOT_CODE, **apart) or b""
 
 
 def _user() -> str | None:
@@ -115,13 +121,17 @@ def experiment_name() -> str | None:
 
 def _git(*arguments: str, **environment: str) -> str | None:
     """What git answers in the current folder, or None where it cannot: no git, no repository, no commit."""
+    answer = _git_bytes(*arguments, **environment)
+    return None if answer is None else os.fsdecode(answer)
+
+
+def _git_bytes(*arguments: str, **environment: str) -> bytes | None:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, check=True, env=os.environ | environment)
+        return subprocess.run(["git", *arguments], capture_output=True, check=True, env=os.environ | environment).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.decode(errors="surrogateescape")
 
 
-def texts() -> dict[str, str]:
+def files() -> dict[str, bytes]:
     """What a run's record holds of this process and its code, by the name of the artifact."""
-    return {ENVIRONMENT: Environment.here().to_json(), PATCH: patch()}
+    return {ENVIRONMENT: Environment.here().to_json().encode(), PATCH: patch()}

@@ -5,6 +5,7 @@ DVC runs the stages there with tracking off. Results are compared by the digests
 `python -m charlm.reproduction` does it for the committed result (`make verify`), `charlm reproduce` for an MLflow run.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
+from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
@@ -32,6 +34,7 @@ BOOK = "data/download/book.txt"
 MADE_AGAIN = ("prepare", "train", "evaluate", "sample")
 """The stages that are forced; download is too when the book is not in DVC's cache."""
 COMMITTED = ("params.yaml", "dvc.lock", "data/evaluate/metrics.json")
+PINS = "requirements.lock"
 PAGE = "docs/reproducibility.md"
 """The page whose tables tell the digests of the committed result, and the machine that they were measured on."""
 
@@ -58,12 +61,12 @@ class Record:
     """All that it takes to make a result again."""
 
     commit: str
-    patch: str
+    patch: bytes
     """From the commit to the code that ran, as `git diff --binary` writes it."""
-    params: str
-    """The text of params.yaml."""
-    lock: str
-    """The text of dvc.lock."""
+    params: bytes
+    """params.yaml."""
+    lock: bytes
+    """dvc.lock."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,13 @@ class FileComparison:
         return self.recorded == self.reproduced
 
 
-def compare(recorded: str, reproduced: str) -> list[FileComparison]:
-    """Every file of the stages in two texts of dvc.lock, in the order of the stages; record's own left out."""
+def compare(recorded: bytes, reproduced: bytes) -> list[FileComparison]:
+    """Every file of the stages in two states of dvc.lock, in the order of the stages; record's own left out."""
     old, new = (_outputs(text) for text in (recorded, reproduced))
     return [FileComparison(*key, old.get(key, "missing"), new.get(key, "missing")) for key in {**old, **new}]
 
 
-def _outputs(lock: str) -> dict[tuple[str, str], str]:
+def _outputs(lock: bytes) -> dict[tuple[str, str], str]:
     """Digest by stage and path; the order is that of running, which dvc.lock does not keep."""
     stages = YAML(typ="safe").load(lock)["stages"]
     return {
@@ -129,43 +132,53 @@ def _check_out(root: Path, record: Record, folder: Path) -> None:
     _require(_run(root, "git", "clone", "--quiet", "--shared", "--no-checkout", str(root), str(folder)))
     _require(_run(folder, "git", "checkout", "--quiet", "--detach", record.commit))
     if record.patch:
-        _require(_run(folder, "git", "apply", "--binary", "-", text=record.patch))
-    (folder / "params.yaml").write_text(record.params, encoding="utf-8", newline="")
-    (folder / "dvc.lock").write_text(record.lock, encoding="utf-8", newline="")
+        _require(_run(folder, "git", "-c", "apply.whitespace=nowarn", "apply", "-", given=record.patch))
+    (folder / "params.yaml").write_bytes(record.params)
+    (folder / "dvc.lock").write_bytes(record.lock)
 
 
 def _place_book(root: Path, record: Record, folder: Path) -> bool:
     """Copy the book from DVC's cache by its recorded digest; False when it is not there."""
     digest = _outputs(record.lock).get(("download", BOOK), "")
-    cache = Path(_require(_run(root, sys.executable, "-m", "dvc", "cache", "dir")).strip())
+    cache = Path(os.fsdecode(_require(_run(root, sys.executable, "-m", "dvc", "cache", "dir")).strip()))
     held = cache / "files/md5" / digest[:2] / digest[2:]
-    if not digest or not held.is_file():
+    if not digest or not held.is_file() or _md5(held) != digest:
         return False
     (folder / BOOK).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(held, folder / BOOK)
     return True
 
 
+def _md5(path: Path) -> str:
+    """DVC's digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _environment() -> dict[str, str]:
+    """That of this process without what would lead git or DVC to another repository than the folder they run in."""
+    elsewhere = ("GIT_", "DVC_ROOT", "DVC_EXP", "DVC_STAGE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(elsewhere)}
+
+
 def _repro(folder: Path, *arguments: str) -> None:
     """Force DVC to run stages in `folder`, with the packages of this process and no tracking."""
-    inherited = ("DVC_ROOT", "DVC_EXP", "DVC_STAGE")  # of a stage that this may run in
-    own = {name: value for name, value in os.environ.items() if not name.startswith(inherited)}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     command = [sys.executable, "-m", "dvc", "repro", "--force", *arguments]
-    environment = own | {"PATH": path, "CHARLM_TRACKING": "off"}
+    environment = _environment() | {"PATH": path, "CHARLM_TRACKING": "off"}
     done = subprocess.run(command, cwd=folder, env=environment, stdout=sys.stderr, check=False)
     if done.returncode:
         raise NotTriedError("The stages could not be run again; the reason stands above.")
 
 
-def _run(folder: Path, *command: str, text: str | None = None) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, cwd=folder, input=text, capture_output=True, text=True, check=False)
+def _run(folder: Path, *command: str, given: bytes | None = None) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(command, cwd=folder, env=_environment(), input=given, capture_output=True, check=False)
 
 
-def _require(done: "subprocess.CompletedProcess[str]") -> str:
+def _require(done: "subprocess.CompletedProcess[bytes]") -> bytes:
     """The output of a command that has to succeed; NotTriedError with its own words when it did not."""
     if done.returncode:
-        raise NotTriedError(f"`{' '.join(done.args)}` failed:\n{done.stderr.strip()}")
+        raise NotTriedError(f"`{' '.join(done.args)}` failed:\n{os.fsdecode(done.stderr).strip()}")
     return done.stdout
 
 
@@ -190,7 +203,7 @@ def report(record: Record, remade: Path, artifacts: Path, known: Sequence[str] =
     from rich.console import Console
     from rich.table import Table
 
-    files = compare(record.lock, (remade / "dvc.lock").read_text(encoding="utf-8"))
+    files = compare(record.lock, (remade / "dvc.lock").read_bytes())
     table = Table("file", "recorded", "reproduced", "")
     for file in files:
         table.add_row(file.path, file.recorded, file.reproduced, "same" if file.same else "DIFFERENT")
@@ -248,42 +261,38 @@ def verify(root: Path) -> None:
     Raises DifferentError when a file comes out differently, StaleError when dvc.lock or the digests in
     docs/reproducibility.md are not those of the committed code and params.yaml.
     """
-    commit = _require(_run(root, "git", "rev-parse", "HEAD")).strip()
-    committed = {name: _require(_run(root, "git", "show", f"HEAD:{name}")) for name in (*COMMITTED, PAGE)}
-    record = Record(commit, patch="", params=committed["params.yaml"], lock=committed["dvc.lock"])
+    commit = os.fsdecode(_require(_run(root, "git", "rev-parse", "HEAD")).strip())
+    committed = {name: _require(_run(root, "git", "show", f"HEAD:{name}")) for name in (*COMMITTED, PAGE, PINS)}
+    page = committed[PAGE].decode()
+    record = Record(commit, patch=b"", params=committed["params.yaml"], lock=committed["dvc.lock"])
     with tempfile.TemporaryDirectory(prefix="charlm-record.") as folder, made_again(record, whole=True) as remade:
-        (Path(folder) / "metrics.json").write_text(committed["data/evaluate/metrics.json"])
-        report(record, remade, Path(folder), _known_differences(root, committed[PAGE]))
-        other = [name for name in COMMITTED if (remade / name).read_text(encoding="utf-8") != committed[name]]
+        (Path(folder) / "metrics.json").write_bytes(committed["data/evaluate/metrics.json"])
+        report(record, remade, Path(folder), _known_differences(page, committed[PINS].decode()))
+        other = [name for name in COMMITTED if (remade / name).read_bytes() != committed[name]]
     problems = [f"{name} is not what the committed code writes" for name in other]
-    problems += _page_problems(committed[PAGE], record.lock)
+    problems += _page_problems(page, record.lock)
     if problems:
         raise StaleError(problems)
 
 
-def _page_problems(page: str, lock: str) -> list[str]:
-    """A line for every file whose digest in the page's table is not that of `lock`."""
+def _page_problems(page: str, lock: bytes) -> list[str]:
+    """A line for every file whose digest in the page's table is not that of `lock`, or that only one of them has."""
     table = dict(re.findall(r"^\| `(data/[^`]+)` \| `([0-9a-f]{32})` \|$", page, re.MULTILINE))
     expected = {path: digest for (_, path), digest in _outputs(lock).items()}
-    behind = [path for path in expected if table.get(path) != expected[path]]
-    return [f"{PAGE} has {table.get(path)} for {path}, dvc.lock {expected[path]}" for path in behind]
+    behind = [path for path in expected | table if table.get(path) != expected.get(path)]
+    return [f"{PAGE} has {table.get(path)} for {path}, dvc.lock {expected.get(path)}" for path in behind]
 
 
-def _known_differences(root: Path, page: str) -> list[str]:
+def _known_differences(page: str, pins: str) -> list[str]:
     """How this machine differs from that of the page's table and from requirements.lock."""
     here = Environment.here()
     measured = dict(re.findall(r"^\| ([A-Z][\w ]+) \| (.+) \|$", page, re.MULTILINE))
-    pinned = re.findall(r"^([a-z0-9._-]+)==(\S+)$", (root / "requirements.lock").read_text(), re.MULTILINE)
-    installed = {_canonical(name): version.partition("+")[0] for name, version in here.packages.items()}
+    pinned = re.findall(r"^([a-z0-9._-]+)==(\S+)$", pins, re.MULTILINE)
+    installed = {name: version.partition("+")[0] for name, version in here.packages.items()}
     recorded = {"Python": (measured.get("Python"), here.python)}
     recorded["CPU capability"] = (measured.get("CPU capability"), here.cpu_capability)
-    recorded |= {name: (version, installed.get(_canonical(name), "not installed")) for name, version in pinned}
+    recorded |= {name: (version, installed.get(canonicalize_name(name), "not installed")) for name, version in pinned}
     return [f"{name}: {old} on record, {new} here" for name, (old, new) in recorded.items() if old != new]
-
-
-def _canonical(name: str) -> str:
-    """The form in which two spellings of a package's name are the same."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @click.command()

@@ -1,5 +1,6 @@
 """What the stages have left below data/: read back for the summary, and as what its MLflow run holds."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ class Results:
         files |= {f"samples/{path.name}": path for path in self.samples} | {self.metrics.name: self.metrics}
         return Content(
             checkpoint_sha256=sha256(self.checkpoint),
+            results_sha256=self._digest(),
             params=params,
             points=points,
             metrics=_final(metrics),
@@ -105,6 +107,11 @@ class Results:
             figures={"figures/loss.png": self._draw_loss, "figures/next_char.png": self._draw_next_char},
             note=note,
         )
+
+    def _digest(self) -> str:
+        """SHA-256 over the digests of all that the stages after prepare have left."""
+        made = (self.checkpoint, self.history, self.metrics, self.next_char, *self.samples)
+        return hashlib.sha256("".join(map(sha256, made)).encode()).hexdigest()
 
     def _draw_loss(self) -> "Figure":
         from charlm import plots

@@ -18,7 +18,7 @@ class SourcesChangedError(CharlmError):
     def __init__(self, changed: list[str]) -> None:
         super().__init__(
             f"{', '.join(changed)} changed while this stage ran: its result is not what the code there now gives.\n"
-            "Run `dvc repro` again; nothing was recorded of this one."
+            "Run `dvc repro` again; DVC has not recorded this one."
         )
 
 

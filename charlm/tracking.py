@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "charlm"
 CHECKPOINT_TAG = "charlm.checkpoint_sha256"
+RESULTS_TAG = "charlm.results_sha256"
 ORIGIN_TAG = "charlm.origin"
 NOTE_TAG = "mlflow.note.content"
 REPRODUCED_TAG = "charlm.reproduced"
@@ -177,12 +178,20 @@ def _experiment(client: "MlflowClient", root: Path, uri: str) -> str:
 class NoSuchRunError(CharlmError):
     """Not exactly one run is meant, or it is none that could be made again."""
 
-    exit_code = 2
-
     def __init__(self, reference: str, found: str) -> None:
         super().__init__(
             f"{reference}: {found}.\nExpected a run's id, a unique beginning of one, a run's name, or `latest`; "
             "`charlm ui` shows them."
+        )
+
+
+class IncompleteRecordError(CharlmError):
+    """A run lacks what it takes to make it again."""
+
+    def __init__(self, run: str, name: str) -> None:
+        super().__init__(
+            f"Run {run} holds no {name}: its record is not complete, or its artifacts are gone.\n"
+            f"`{RECORD_LATER}` completes it where its result stands below data/."
         )
 
 
@@ -196,12 +205,12 @@ class RecordedRun:
     artifacts: Path
     """A folder with them."""
 
-    def text(self, name: str) -> str:
-        """The text of an artifact; NoSuchRunError when the run holds none of this name."""
+    def read(self, name: str) -> bytes:
+        """An artifact; IncompleteRecordError when the run holds none of this name."""
         path = self.artifacts / name
         if not path.is_file():
-            raise NoSuchRunError(self.name, f"the run holds no {name}, so its record is not complete")
-        return path.read_bytes().decode()
+            raise IncompleteRecordError(self.name, name)
+        return path.read_bytes()
 
 
 def recorded_run(store: Store, reference: str, folder: Path) -> RecordedRun:
@@ -209,7 +218,8 @@ def recorded_run(store: Store, reference: str, folder: Path) -> RecordedRun:
 
     Raises NoSuchRunError when none or several are meant, or the run has not finished, or is not of charlm.
     """
-    run = _find(store, reference)
+    with _telling(store.uri):
+        run = _find(store, reference)
     info, commit = run.info, run.data.tags.get(COMMIT_TAG)
     if info.status != "FINISHED":
         raise NoSuchRunError(reference, f"run {info.run_id} is {info.status}, there is no result to make again")
@@ -217,7 +227,8 @@ def recorded_run(store: Store, reference: str, folder: Path) -> RecordedRun:
         raise NoSuchRunError(reference, "it is not a run of charlm's, there is nothing to hold a result against")
     if commit is None:
         raise NoSuchRunError(reference, "it was made outside git, its code is not on record")
-    store.client.download_artifacts(info.run_id, "", str(folder))
+    with _telling(store.uri):
+        store.client.download_artifacts(info.run_id, "", str(folder))
     return RecordedRun(info.run_id, info.run_name, commit, folder)
 
 
@@ -237,13 +248,15 @@ def _find(store: Store, reference: str) -> "Run":
     )
 
 
-def note_reproduced(store: Store, run_id: str) -> str:
-    """Tag the run as made again: how many times, when and where last; return the tag's text."""
-    before = store.client.get_run(run_id).data.tags.get(REPRODUCED_TAG, "0")
-    times = int(before.split()[0]) + 1
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    text = f"{times} time{'s' if times > 1 else ''}, last {when} on {platform.node()} ({platform.machine()})"
-    store.client.set_tag(run_id, REPRODUCED_TAG, text)
+def note_reproduced(store: Store, run_id: str, under: str = "") -> str:
+    """Tag the run as made again: how many times, when, where and `under` which conditions last; return the text."""
+    with _telling(store.uri):
+        before = store.client.get_run(run_id).data.tags.get(REPRODUCED_TAG, "0")
+        times = int(before.split()[0]) + 1
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        where = f"{platform.node()} ({platform.machine()}){under}"
+        text = f"{times} time{'s' if times > 1 else ''}, last {when} on {where}"
+        store.client.set_tag(run_id, REPRODUCED_TAG, text)
     return text
 
 
@@ -274,11 +287,12 @@ class _TrackedRun:
         self._client = store.client
         self.run_id = store.create_run({ORIGIN_TAG: "trained"})
         self._client.log_batch(self.run_id, params=_params(params))
-        self._origin = provenance.texts()
+        self._origin = provenance.files()
         self._start = time.perf_counter()
         self._tags: dict[str, str] = {}
         self._status = "FAILED"
         self._problem = ""
+        self._closed = False
         self._queue: Queue[list[Metric] | None] = Queue()
         self._thread = Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -298,11 +312,11 @@ class _TrackedRun:
             self._tags[NOTE_TAG] = str(error)
         self._queue.put(None)
         self._thread.join(PATIENCE)
-        return "it has not answered in time" if self._thread.is_alive() else self._problem
+        return self._problem or ("" if self._closed else "the run could not be closed in time")
 
     def _log_origin(self) -> None:
-        for name, text in self._origin.items():
-            self._client.log_text(self.run_id, text, name)
+        for name, held in self._origin.items():
+            _log_bytes(self._client, self.run_id, name, held)
 
     def _work(self) -> None:
         """Send until the end is in the queue, then close the run. After a failure nothing more but the end is tried."""
@@ -329,6 +343,7 @@ class _TrackedRun:
 
         self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in self._tags.items()])
         self._client.set_terminated(self.run_id, self._status)
+        self._closed = True
 
     def _try(self, call: Callable[[], Any]) -> bool:
         """Whether the store took `call`."""
@@ -383,6 +398,8 @@ class Content:
     """All that a complete run holds."""
 
     checkpoint_sha256: str
+    results_sha256: str
+    """Of all files of the result: a complete run of another result keeps its own record."""
     params: Mapping[str, Any]
     """By dotted key, of every section."""
     points: Sequence[Point]
@@ -416,13 +433,19 @@ def record(root: Path, content: Content) -> list[str]:
 
 
 def _runs_of(store: Store, content: Content) -> list[str]:
-    """The runs with the checkpoint and no parameter that differs; a new one if there is none.
+    """The runs with the checkpoint, no parameter that differs and no other result; a new one if there is none.
 
-    The same checkpoint under other parameters, of the sample say, is another experiment's and keeps its own record.
+    The same checkpoint under other parameters, of the sample say, is another experiment's and keeps its own record; so
+    does one whose samples or figures other code has made.
     """
     wanted = {param.key: param.value for param in _params(content.params)}
     runs = store.runs(content.checkpoint_sha256)
-    ids = [run.info.run_id for run in runs if run.data.params.items() <= wanted.items()]
+    ids = [
+        run.info.run_id
+        for run in runs
+        if run.data.params.items() <= wanted.items()
+        and run.data.tags.get(RESULTS_TAG, content.results_sha256) == content.results_sha256
+    ]
     return ids or [store.create_run({CHECKPOINT_TAG: content.checkpoint_sha256, ORIGIN_TAG: "restored"})]
 
 
@@ -437,6 +460,8 @@ def _complete(client: "MlflowClient", run_id: str, content: Content) -> None:
     _complete_artifacts(client, run_id, content)
     if NOTE_TAG not in run.data.tags:
         client.set_tag(run_id, NOTE_TAG, content.note)
+    if RESULTS_TAG not in run.data.tags:
+        client.set_tag(run_id, RESULTS_TAG, content.results_sha256)
     if run.info.status == "RUNNING":
         client.set_terminated(run_id)
 
@@ -461,13 +486,21 @@ def _complete_artifacts(client: "MlflowClient", run_id: str, content: Content) -
         if held.get(name) != path.stat().st_size or not _holds(client, run_id, name, path):
             folder = PurePosixPath(name).parent
             client.log_artifact(run_id, str(path), str(folder) if folder.name else None)
-    texts = content.texts
+    small = {name: text.encode() for name, text in content.texts.items()}
     if not held.keys() >= provenance.NAMES:
-        texts = texts | provenance.texts()
-    for name in texts.keys() - held.keys():
-        client.log_text(run_id, texts[name], name)
+        small |= provenance.files()
+    for name in small.keys() - held.keys():
+        _log_bytes(client, run_id, name, small[name])
     for name in content.figures.keys() - held.keys():
         client.log_figure(run_id, content.figures[name](), name)
+
+
+def _log_bytes(client: "MlflowClient", run_id: str, name: str, content: bytes) -> None:
+    """Keep `content` as the artifact `name`, at the top of the run's."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        client.log_artifact(run_id, str(path))
 
 
 def _holds(client: "MlflowClient", run_id: str, name: str, path: Path) -> bool:

@@ -21,6 +21,7 @@ def main(data: Path, out: Path) -> None:
     params = load_params()
     values = flatten(data=params.data, model=params.model, train=params.train, sample=params.sample)
     results = Results(data)
+    sources.require_unchanged(code)
     if tracking.enabled():
         pipeline = {name: Path(name).read_text(encoding="utf-8") for name in (PARAMS_FILE, "dvc.lock")}
         content = results.content(values, pipeline, summary.markdown(results, values))
@@ -29,7 +30,6 @@ def main(data: Path, out: Path) -> None:
     else:
         click.echo(f"CHARLM_TRACKING=off: nothing is recorded; `{tracking.RECORD_LATER}` does it later.")
     write_text(out / "checkpoint.sha256", f"{sha256(results.checkpoint)}  {results.checkpoint.name}\n")
-    sources.require_unchanged(code)
 
 
 if __name__ == "__main__":

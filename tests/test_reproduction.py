@@ -38,8 +38,9 @@ def state(project: Path, run: Run) -> dict[str, Any]:
     }
 
 
-def reproduce(project: Path, run: Run, reference: str, *options: str, code: int = 0) -> Any:
-    return run(project, sys.executable, "-m", "charlm.cli", "reproduce", reference, *options, code=code)
+def reproduce(project: Path, run: Run, reference: str, *options: str, code: int = 0, **environment: str) -> Any:
+    command = (sys.executable, "-m", "charlm.cli", "reproduce", reference, *options)
+    return run(project, *command, code=code, **environment)
 
 
 @pytest.fixture
@@ -54,7 +55,8 @@ def test_clean_run_of_two_commits_ago_comes_out_again_and_nothing_here_changes(r
         (recorded / "charlm/training.py").write_text(text)
         run(recorded, "git", "commit", "--quiet", "--all", "--message=Another training")
     before, wanted = state(recorded, run), latest(recorded)
-    done = reproduce(recorded, run, wanted.info.run_id[:8])
+    # As git sets it for a hook or an alias: git in the temporary clone would then move the HEAD of this one.
+    done = reproduce(recorded, run, wanted.info.run_id[:8], GIT_DIR=str(recorded / ".git"))
     assert EXACT.search(done.stdout)
     assert done.stdout.count("same") == 10
     assert state(recorded, run) == before
@@ -118,10 +120,14 @@ def test_what_cannot_be_tried_is_refused(recorded: Path, charlm: Callable[..., R
     store.set_terminated(other_run(recorded, "outside", charlm__checkpoint_sha256="5"))
     other_run(recorded, "twin")
     other_run(recorded, "twin")
+    store.set_terminated(
+        other_run(recorded, "empty", mlflow__source__git__commit="1" * 40, charlm__checkpoint_sha256="6")
+    )
     expected = {
+        "empty": "Run empty holds no patch.diff: its record is not complete",
         "nosuchrun": "nosuchrun: no such run in sqlite:///",
         "twin": "twin: 2 runs are meant: ",
-        "": ": 7 runs are meant: ",
+        "": ": 8 runs are meant: ",
         "failed": f"failed: run {failed} is FAILED",
         "foreign": "foreign: it is not a run of charlm's",
         "outside": "outside: it was made outside git",
@@ -131,6 +137,11 @@ def test_what_cannot_be_tried_is_refused(recorded: Path, charlm: Callable[..., R
         result = charlm("reproduce", reference)
         assert result.exit_code == 2, result.output
         assert f"Error: {message}" in result.output
+
+
+def test_store_that_does_not_answer_is_not_a_difference(recorded: Path, run: Run) -> None:
+    told = reproduce(recorded, run, "latest", code=2, MLFLOW_TRACKING_URI="http://127.0.0.1:9").stderr
+    assert "Error: MLflow cannot use its store http://127.0.0.1:9: " in told
 
 
 def store_text(run: Any, name: str) -> str:

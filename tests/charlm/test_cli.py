@@ -119,12 +119,12 @@ def test_ui_refuses_a_port_in_use(charlm: Callable[..., Result]) -> None:
     )
 
 
-@pytest.mark.parametrize("command", [("ui",), ("generate",), ("reproduce", "latest")])
+@pytest.mark.parametrize(("command", "code"), [(("ui",), 1), (("generate",), 1), (("reproduce", "latest"), 2)])
 def test_outside_of_a_project_nothing_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], code: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, command)
-    assert result.exit_code == 1
+    assert result.exit_code == code
     assert f"Error: No dvc.yaml in {tmp_path} or above it.\n" in result.output
     assert list(tmp_path.iterdir()) == []

@@ -51,7 +51,7 @@ def test_what_dvc_writes_makes_no_tree_dirty(repository: Path) -> None:
     for name in ("data/metrics.json", "dvc.lock"):
         (repository / name).write_text("as DVC leaves it\n")
     assert provenance.tags()["charlm.git_dirty"] == "false"
-    assert provenance.patch() == ""
+    assert provenance.patch() == b""
     (repository / "params.yaml").write_text("changed\n")
     assert provenance.tags()["charlm.git_dirty"] == "true"
 
@@ -62,20 +62,25 @@ def test_patch_holds_changed_and_new_code_and_leaves_the_index_alone(
     (repository / "charlm/a.py").write_text("changed, é\n")
     (repository / "stages/new.py").write_text("new\n")
     (repository / "notes.txt").write_text("not code\n")
+    (repository / "added.py").write_bytes(b"# caf\xe9, not UTF-8\n")
+    run(repository, "git", "add", "added.py")
+    for name, value in {"diff.noprefix": "true", "color.ui": "always", "diff.external": "false"}.items():
+        run(repository, "git", "config", name, value)
     (repository / "params.yaml").write_text("changed\n")
     patch = provenance.patch()
     clone = tmp_path_factory.mktemp("clone") / "there"
     run(repository, "git", "clone", "--quiet", str(repository), str(clone))
-    (clone / "the.patch").write_text(patch)
+    (clone / "the.patch").write_bytes(patch)
     run(clone, "git", "apply", "the.patch")
     assert (clone / "charlm/a.py").read_text() == "changed, é\n"
+    assert (clone / "added.py").read_bytes() == b"# caf\xe9, not UTF-8\n"
     assert (clone / "stages/new.py").read_text() == "new\n"
     assert not (clone / "notes.txt").exists()
     assert (clone / "params.yaml").read_text() == "as committed\n"
-    assert run(repository, "git", "diff", "--cached", "--name-only").stdout == ""
+    assert run(repository, "git", "diff", "--cached", "--name-only", "--no-ext-diff").stdout == "added.py\n"
 
 
 def test_outside_git_there_is_no_commit_and_no_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert provenance.tags().keys() <= {"mlflow.user"}
-    assert provenance.patch() == ""
+    assert provenance.patch() == b""

@@ -37,5 +37,5 @@ def test_code_that_is_another_in_the_end_is_named(module: Path, edit: object) ->
         sources.require_unchanged(before)
     assert err.value.message == (
         "stages/a_stage_for_a_test.py changed while this stage ran: its result is not what the code there now gives.\n"
-        "Run `dvc repro` again; nothing was recorded of this one."
+        "Run `dvc repro` again; DVC has not recorded this one."
     )

@@ -21,9 +21,9 @@ def root(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-def content(**changes: object) -> Content:
-    params = {"train.seed": 1, "data.source": "a.txt"} | changes
-    return Content(CHECKPOINT, params, POINTS, {"perplexity/test": 4.9}, "a.txt", [], {}, {}, {}, "A note")
+def content(results: str = "b" * 64) -> Content:
+    params = {"train.seed": 1, "data.source": "a.txt"}
+    return Content(CHECKPOINT, results, params, POINTS, {"perplexity/test": 4.9}, "a.txt", [], {}, {}, {}, "A note")
 
 
 def course(store: Store, run_id: str, key: str) -> dict[int, float]:
@@ -51,6 +51,14 @@ def test_every_run_of_the_checkpoint_is_completed_and_one_of_other_params_left_a
     store.client.log_param(other, "train.seed", "2")
     assert sorted(record(root, content())) == sorted([first, second])
     assert store.client.get_run(other).data.metrics == {}
+
+
+def test_other_result_of_the_same_checkpoint_keeps_a_record_of_its_own(root: Path) -> None:
+    """Edited sampling code overwrote the samples of a run whose commit, patch and lock stayed the old ones."""
+    [first] = record(root, content())
+    [second] = record(root, content(results="c" * 64))
+    assert first != second
+    assert record(root, content()) == [first]
 
 
 def test_more_metrics_than_one_call_takes_all_arrive_live(root: Path, tmp_path: Path) -> None:
