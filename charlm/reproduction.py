@@ -185,7 +185,7 @@ def _require(done: "subprocess.CompletedProcess[bytes]") -> bytes:
 class DifferentError(CharlmError):
     """A result came out differently; names the first file, its stage, and where the numbers begin to differ."""
 
-    def __init__(self, first: FileComparison, number: str | None, known: list[str]) -> None:
+    def __init__(self, first: FileComparison, number: str | None, known: Sequence[str]) -> None:
         where = f"\nFirst difference, {number}." if number else ""
         listed = "".join(f"\n  {line}" for line in known) or " nothing that is on record."
         super().__init__(
@@ -194,7 +194,7 @@ class DifferentError(CharlmError):
         )
 
 
-def report(record: Record, remade: Path, artifacts: Path, known: Sequence[str] = ()) -> None:
+def report(record: Record, remade: Path, artifacts: Path, known: Sequence[str]) -> None:
     """Print the files of `record` beside those in the folder `remade`; DifferentError when one is another.
 
     `artifacts` is a folder with model.safetensors (in checkpoint/) and metrics.json as they were recorded, as far as
@@ -210,7 +210,7 @@ def report(record: Record, remade: Path, artifacts: Path, known: Sequence[str] =
     Console(width=120).print(table)
     different = [file for file in files if not file.same]
     if different:
-        raise DifferentError(different[0], _first_number(remade, artifacts), list(known))
+        raise DifferentError(different[0], _first_number(remade, artifacts), known)
 
 
 def _first_number(remade: Path, artifacts: Path) -> str | None:
