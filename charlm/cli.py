@@ -1,4 +1,4 @@
-"""The command line: `charlm ui` and `charlm generate`. Training is not here but in the pipeline, `dvc repro`."""
+"""The command line, around what the pipeline leaves. Training is not here but in the pipeline, `dvc repro`."""
 
 import math
 import os
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from charlm.config import PARAMS_FILE, project_root
+from charlm.config import PARAMS_FILE, ParamsError, project_root
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:
-    from charlm.tracking import Store
+    from charlm.tracking.store import Store
 
 
 class PortError(CharlmError):
@@ -67,9 +67,9 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float) -> 
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser, if there is one.")
 def ui(*, port: int, browser: bool) -> None:
     """Browse the recorded runs in MLflow's own UI."""
-    from charlm import tracking
+    from charlm.tracking.store import Store
 
-    store = tracking.Store(project_root())
+    store = Store(project_root())
     if store.is_server:
         _open(f"{store.uri.rstrip('/')}/{store.runs_page}", browser=browser)
     else:
@@ -88,20 +88,61 @@ def ui(*, port: int, browser: bool) -> None:
     help="Lower keeps to the likely characters, higher strays from them.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="The same seed gives the same text [default: random].")
-@click.option("--model", type=click.Path(path_type=Path), help="Folder of a checkpoint [default: the project's].")
-def generate(prompt: str, length: int, temperature: float, seed: int | None, model: Path | None) -> None:
+@click.option("--model", help="A folder, runs:/<run id> or models:/charlm@champion [default: the project's data].")
+def generate(prompt: str, length: int, temperature: float, seed: int | None, model: str | None) -> None:
     """Continue PROMPT, a line end if it is not given, with text from the trained model."""
-    checkpoint, characters = _model_files(model or project_root() / "data")
-
-    from charlm.checkpoint import load_checkpoint
-    from charlm.sampling import sample
-    from charlm.vocabulary import Vocabulary
-
-    vocabulary = Vocabulary.from_json(characters.read_text(encoding="utf-8"))
-    trained = load_checkpoint(checkpoint, vocabulary)
     seed = secrets.randbits(64) if seed is None else seed
-    text = sample(trained, vocabulary, prompt, max_new_tokens=length, temperature=temperature, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="charlm-model.") as folder:
+        checkpoint, characters = _model_files(_model_folder(model, Path(folder)))
+
+        from charlm.checkpoint import load_checkpoint
+        from charlm.sampling import sample
+        from charlm.vocabulary import Vocabulary
+
+        vocabulary = Vocabulary.from_json(characters.read_text(encoding="utf-8"))
+        trained = load_checkpoint(checkpoint, vocabulary)
+        text = sample(trained, vocabulary, prompt, max_new_tokens=length, temperature=temperature, seed=seed)
     click.echo(text)
+
+
+@main.command()
+@click.argument("run", required=False)
+@click.option("--force", is_flag=True, help="Without asking whether it is better.")
+def promote(*, run: str | None, force: bool) -> None:
+    """Register the model of RUN, and make it the champion if it is better.
+
+    RUN is an id, the beginning of one, a run's name, or `latest`; without it, the run with the lowest test loss on the
+    champion's text. Better is a lower test loss on the same text; one that is not is registered, and exits with 1.
+    """
+    from charlm.tracking import registry
+    from charlm.tracking.store import Store
+
+    click.echo(registry.promote(Store(project_root()), run, force=force))
+
+
+@main.command()
+def sync() -> None:
+    """Make MLflow runs of every result that DVC knows and this store does not.
+
+    Those are the experiments, and the commits that change dvc.lock, whose files are in DVC's cache. A second time
+    changes nothing.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from charlm import sync as syncing
+    from charlm.tracking.store import Store
+
+    root = project_root()
+    store = Store(root)
+    for state in track(syncing.states(root), "sync", console=Console(stderr=True)):
+        try:
+            made = syncing.sync(root, store, state)
+        except (syncing.NotInCacheError, syncing.OtherParamsError, ParamsError) as err:
+            told = f"left out, {err.message}"
+        else:
+            told = f"recorded as run {', '.join(made)}" if made else "is recorded already"
+        click.echo(f"{state}: {told}")
 
 
 @main.command()
@@ -125,12 +166,14 @@ def reproduce(*, run: str, anyway: bool) -> None:
 
 
 def _reproduce(run: str, *, anyway: bool) -> None:
-    from charlm import reproduction, tracking
+    from charlm import reproduction
     from charlm.provenance import ENVIRONMENT, PATCH, Environment
+    from charlm.tracking.runs import note_reproduced, recorded_run
+    from charlm.tracking.store import Store
 
-    store = tracking.Store(project_root())
+    store = Store(project_root())
     with tempfile.TemporaryDirectory(prefix="charlm-record.") as folder:
-        recorded = tracking.recorded_run(store, run, Path(folder))
+        recorded = recorded_run(store, run, Path(folder))
         record = reproduction.Record(
             commit=recorded.commit,
             patch=recorded.read(PATCH),
@@ -145,12 +188,26 @@ def _reproduce(run: str, *, anyway: bool) -> None:
             known = software + made_with.machine_differences(here)
             reproduction.report(record, remade, recorded.artifacts, known)
     under = ", with other packages" if software else ""
-    click.echo(f"Run {recorded.name} reproduced exactly: {tracking.note_reproduced(store, recorded.run_id, under)}.")
+    click.echo(f"Run {recorded.name} reproduced exactly: {note_reproduced(store, recorded.run_id, under)}.")
+
+
+def _model_folder(model: str | None, temporary: Path) -> Path:
+    """The folder that --model means; what stands in MLflow is fetched into `temporary`."""
+    if model is None:
+        return project_root() / "data"
+    if not model.startswith(("runs:", "models:")):
+        return Path(model)
+
+    from charlm.tracking.registry import download_model
+    from charlm.tracking.store import Store
+
+    return download_model(Store(project_root()), model, temporary)
 
 
 def _model_files(folder: Path) -> tuple[Path, Path]:
-    """Checkpoint and vocabulary in `folder`: side by side as a run's artifacts, or as the stages leave them."""
-    pairs = [("model.safetensors", "vocabulary.json"), ("train/model.safetensors", "prepare/vocabulary.json")]
+    """Checkpoint and vocabulary in `folder`: side by side, as in an MLflow model, or as the stages leave them."""
+    inside = [("", ""), ("artifacts/", "artifacts/"), ("checkpoint/", "checkpoint/"), ("train/", "prepare/")]
+    pairs = [(f"{first}model.safetensors", f"{second}vocabulary.json") for first, second in inside]
     for checkpoint, vocabulary in pairs:
         if (folder / checkpoint).is_file() and (folder / vocabulary).is_file():
             return folder / checkpoint, folder / vocabulary

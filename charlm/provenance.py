@@ -4,19 +4,23 @@ import getpass
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
+from pathlib import Path
 from typing import Self
 
+import psutil
 from packaging.utils import canonicalize_name
 
 ENVIRONMENT, PATCH = "environment.json", "patch.diff"
 NAMES = {ENVIRONMENT, PATCH}
 """The artifacts that a record holds of them."""
 COMMIT_TAG = "mlflow.source.git.commit"
+SWEEP_TAG = "charlm.sweep"
 # What DVC writes while a stage runs, and what a record keeps as a file of its own: not what a run was made from.
 _NOT_CODE = (":!dvc.lock", ":!data", ":!params.yaml")
 
@@ -74,36 +78,77 @@ class Environment:
         return [f"{fact}: {mine[fact]} on record, {others[fact]} here" for fact in facts]
 
 
-def tags() -> dict[str, str]:
-    """What the code's origin is, by the names of MLflow's tags; a fact that is not known is left out."""
-    commit = _git("rev-parse", "HEAD")
-    found = {
-        "mlflow.user": _user(),
-        COMMIT_TAG: commit.strip() if commit else None,
-        "charlm.git_dirty": str(bool(_git("status", "--porcelain", "--", ".", *_NOT_CODE[:2]))).lower()
-        if commit
-        else None,
-        "charlm.dvc_experiment": experiment_name(),
-    }
-    return {key: value for key, value in found.items() if value is not None}
+@dataclass(frozen=True)
+class Origin:
+    """The code in `folder` and the DVC `experiment` that it runs in, if any, as a run's record keeps them."""
+
+    folder: Path
+    experiment: str | None
+
+    @classmethod
+    def here(cls) -> Self:
+        """That of this process."""
+        return cls(Path(), os.environ.get("DVC_EXP_NAME"))
+
+    def tags(self) -> dict[str, str]:
+        """By the names of MLflow's tags; a fact that is not known is left out."""
+        commit = _git(self.folder, "rev-parse", "HEAD")
+        changed = _git(self.folder, "status", "--porcelain", "--", ".", *_NOT_CODE[:2])
+        found = {
+            "mlflow.user": _user(),
+            COMMIT_TAG: commit.strip() if commit else None,
+            "charlm.git_dirty": str(bool(changed)).lower() if commit else None,
+            "charlm.dvc_experiment": self.experiment,
+            SWEEP_TAG: _sweep(self.experiment or ""),
+        }
+        return {key: value for key, value in found.items() if value is not None}
+
+    def files(self) -> dict[str, bytes]:
+        """What a run's record holds of this process and the code, by the name of the artifact."""
+        return {ENVIRONMENT: Environment.here().to_json().encode(), PATCH: patch(self.folder)}
 
 
-def patch() -> bytes:
-    """What turns the last commit into the code here: tracked changes, added files, and new ones in charlm/ and stages/.
+def _sweep(experiment: str) -> str | None:
+    """What DVC's names of the experiments of one grid share: `rates` of rates-1, rates-2 and so on."""
+    numbered = re.fullmatch(r"(.+)-\d+", experiment)
+    return numbered[1] if numbered else None
 
-    The data, dvc.lock and params.yaml are not in it. Empty for a clean tree, and outside git. The form is that of git's
-    own defaults, whatever the user's settings are.
+
+def process() -> str:
+    """This process, told from all others on all machines: host, process id, and when it was started."""
+    me = psutil.Process()
+    return f"{platform.node()} {me.pid} {me.create_time():.2f}"
+
+
+def is_gone(process: str) -> bool:
+    """Whether `process` is one of this machine and has ended."""
+    host, _, rest = process.partition(" ")
+    if host != platform.node() or not rest:
+        return False
+    pid, started = rest.split()
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.2f}" != started
+    except psutil.NoSuchProcess:
+        return True
+
+
+def patch(project: Path) -> bytes:
+    """What turns the last commit into the code of `project`: tracked changes, added and new files of the code.
+
+    New ones count in charlm/ and stages/. The data, dvc.lock and params.yaml are not in it. Empty for a clean tree, and
+    outside git. The form is that of git's own defaults, whatever the user's settings are.
     """
-    index = _git("rev-parse", "--git-path", "index")
-    if index is None or _git("rev-parse", "HEAD") is None:
+    index = _git(project, "rev-parse", "--git-path", "index")
+    if index is None or _git(project, "rev-parse", "HEAD") is None:
         return b""
     with tempfile.TemporaryDirectory() as folder:
-        apart = {"GIT_INDEX_FILE": str(shutil.copy(index.strip(), folder))}
-        _git("add", "--update", **apart)
+        apart = {"GIT_INDEX_FILE": str(shutil.copy(project / index.strip(), folder))}
+        _git(project, "add", "--update", **apart)
         for code in ("charlm", "stages"):
-            _git("add", "--", code, **apart)
+            _git(project, "add", "--", code, **apart)
         plain = ("--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
-        return _git_bytes("diff-index", "--cached", "-p", *plain, "HEAD", "--", ".", *_NOT_CODE, **apart) or b""
+        differences = ("diff-index", "--cached", "-p", *plain, "HEAD", "--", ".", *_NOT_CODE)
+        return _git_bytes(project, *differences, **apart) or b""
 
 
 def _user() -> str | None:
@@ -114,24 +159,15 @@ def _user() -> str | None:
         return None
 
 
-def experiment_name() -> str | None:
-    """The name of the DVC experiment that this process runs in, or None outside of one."""
-    return os.environ.get("DVC_EXP_NAME")
-
-
-def _git(*arguments: str, **environment: str) -> str | None:
-    """What git answers in the current folder, or None where it cannot: no git, no repository, no commit."""
-    answer = _git_bytes(*arguments, **environment)
+def _git(folder: Path, *arguments: str, **environment: str) -> str | None:
+    """What git answers in `folder`, or None where it cannot: no git, no repository, no commit."""
+    answer = _git_bytes(folder, *arguments, **environment)
     return None if answer is None else os.fsdecode(answer)
 
 
-def _git_bytes(*arguments: str, **environment: str) -> bytes | None:
+def _git_bytes(folder: Path, *arguments: str, **environment: str) -> bytes | None:
+    settings = os.environ | environment
     try:
-        return subprocess.run(["git", *arguments], capture_output=True, check=True, env=os.environ | environment).stdout
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=True, env=settings).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def files() -> dict[str, bytes]:
-    """What a run's record holds of this process and its code, by the name of the artifact."""
-    return {ENVIRONMENT: Environment.here().to_json().encode(), PATCH: patch()}

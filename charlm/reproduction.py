@@ -5,11 +5,9 @@ DVC runs the stages there with tracking off. Results are compared by the digests
 `python -m charlm.reproduction` does it for the committed result (`make verify`), `charlm reproduce` for an MLflow run.
 """
 
-import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,9 +21,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 from packaging.utils import canonicalize_name
-from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
+from charlm.checkout import CheckoutError, cache_folder, check_out, environment, outputs, place, require, run
 from charlm.config import project_root
 from charlm.errors import CharlmError
 from charlm.provenance import Environment
@@ -39,7 +37,7 @@ PAGE = "docs/reproducibility.md"
 """The page whose tables tell the digests of the committed result, and the machine that they were measured on."""
 
 
-class NotTriedError(CharlmError):
+class NotTriedError(CheckoutError):
     """A result cannot be made again here; not that it came out differently."""
 
     exit_code = 2
@@ -92,12 +90,7 @@ def compare(recorded: bytes, reproduced: bytes) -> list[FileComparison]:
 
 def _outputs(lock: bytes) -> dict[tuple[str, str], str]:
     """Digest by stage and path; the order is that of running, which dvc.lock does not keep."""
-    stages = YAML(typ="safe").load(lock)["stages"]
-    return {
-        (name, out["path"]): out["md5"]
-        for name in ("download", *MADE_AGAIN)
-        for out in stages.get(name, {}).get("outs", [])
-    }
+    return outputs(lock, ("download", *MADE_AGAIN))
 
 
 @contextmanager
@@ -112,74 +105,33 @@ def made_again(record: Record, *, whole: bool = False) -> Iterator[Path]:
     root = project_root()
     with tempfile.TemporaryDirectory(prefix="charlm-reproduce.") as temporary:
         folder = Path(temporary) / "project"
-        _check_out(root, record, folder)
+        _lay_out(root, record, folder)
         if whole:
             _repro(folder)
-        elif _place_book(root, record, folder):
+        elif place(cache_folder(root), _outputs(record.lock).get(("download", BOOK), ""), folder / BOOK):
             _repro(folder, "--single-item", *MADE_AGAIN)
         else:
             _repro(folder, "--single-item", "download", *MADE_AGAIN)
         yield folder
 
 
-def _check_out(root: Path, record: Record, folder: Path) -> None:
-    """The code of `record` in `folder`, by a clone that shares the objects of the repository in `root`."""
-    if _run(root, "git", "cat-file", "-e", f"{record.commit}^{{commit}}").returncode:
-        raise NotTriedError(
-            f"Commit {record.commit} is not in this repository.\n"
-            "Fetch it (git fetch --all), or run this in the clone that it was made in."
-        )
-    _require(_run(root, "git", "clone", "--quiet", "--shared", "--no-checkout", str(root), str(folder)))
-    _require(_run(folder, "git", "checkout", "--quiet", "--detach", record.commit))
+def _lay_out(root: Path, record: Record, folder: Path) -> None:
+    """The code, the parameters and the lock of `record` in `folder`."""
+    check_out(root, record.commit, folder)
     if record.patch:
-        _require(_run(folder, "git", "-c", "apply.whitespace=nowarn", "apply", "-", given=record.patch))
+        require(run(folder, "git", "-c", "apply.whitespace=nowarn", "apply", "-", given=record.patch))
     (folder / "params.yaml").write_bytes(record.params)
     (folder / "dvc.lock").write_bytes(record.lock)
-
-
-def _place_book(root: Path, record: Record, folder: Path) -> bool:
-    """Copy the book from DVC's cache by its recorded digest; False when it is not there."""
-    digest = _outputs(record.lock).get(("download", BOOK), "")
-    cache = Path(os.fsdecode(_require(_run(root, sys.executable, "-m", "dvc", "cache", "dir")).strip()))
-    held = cache / "files/md5" / digest[:2] / digest[2:]
-    if not digest or not held.is_file() or _md5(held) != digest:
-        return False
-    (folder / BOOK).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(held, folder / BOOK)
-    return True
-
-
-def _md5(path: Path) -> str:
-    """DVC's digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _environment() -> dict[str, str]:
-    """That of this process without what would lead git or DVC to another repository than the folder they run in."""
-    elsewhere = ("GIT_", "DVC_ROOT", "DVC_EXP", "DVC_STAGE")
-    return {name: value for name, value in os.environ.items() if not name.startswith(elsewhere)}
 
 
 def _repro(folder: Path, *arguments: str) -> None:
     """Force DVC to run stages in `folder`, with the packages of this process and no tracking."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     command = [sys.executable, "-m", "dvc", "repro", "--force", *arguments]
-    environment = _environment() | {"PATH": path, "CHARLM_TRACKING": "off"}
-    done = subprocess.run(command, cwd=folder, env=environment, stdout=sys.stderr, check=False)
+    settings = environment() | {"PATH": path, "CHARLM_TRACKING": "off"}
+    done = subprocess.run(command, cwd=folder, env=settings, stdout=sys.stderr, check=False)
     if done.returncode:
         raise NotTriedError("The stages could not be run again; the reason stands above.")
-
-
-def _run(folder: Path, *command: str, given: bytes | None = None) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run(command, cwd=folder, env=_environment(), input=given, capture_output=True, check=False)
-
-
-def _require(done: "subprocess.CompletedProcess[bytes]") -> bytes:
-    """The output of a command that has to succeed; NotTriedError with its own words when it did not."""
-    if done.returncode:
-        raise NotTriedError(f"`{' '.join(done.args)}` failed:\n{os.fsdecode(done.stderr).strip()}")
-    return done.stdout
 
 
 class DifferentError(CharlmError):
@@ -261,8 +213,8 @@ def verify(root: Path) -> None:
     Raises DifferentError when a file comes out differently, StaleError when dvc.lock or the digests in
     docs/reproducibility.md are not those of the committed code and params.yaml.
     """
-    commit = os.fsdecode(_require(_run(root, "git", "rev-parse", "HEAD")).strip())
-    committed = {name: _require(_run(root, "git", "show", f"HEAD:{name}")) for name in (*COMMITTED, PAGE, PINS)}
+    commit = os.fsdecode(require(run(root, "git", "rev-parse", "HEAD")).strip())
+    committed = {name: require(run(root, "git", "show", f"HEAD:{name}")) for name in (*COMMITTED, PAGE, PINS)}
     page = committed[PAGE].decode()
     record = Record(commit, patch=b"", params=committed["params.yaml"], lock=committed["dvc.lock"])
     with tempfile.TemporaryDirectory(prefix="charlm-record.") as folder, made_again(record, whole=True) as remade:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from charlm.errors import CharlmError
 from charlm.files import sha256
 from charlm.history import Point, from_csv
-from charlm.tracking import Content, Part
+from charlm.tracking.record import Content, Part
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,6 +103,7 @@ class Results:
             source=str(params["data.source"]),
             parts=[Part(purpose, sha256(self.tokens(purpose)), sha256(self.book)) for purpose in ("train", "test")],
             files=files,
+            model_files={"checkpoint": self.checkpoint, "vocabulary": self.vocabulary},
             texts=pipeline,
             figures={"figures/loss.png": self._draw_loss, "figures/next_char.png": self._draw_next_char},
             note=note,

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import click
 
-from charlm import sources, summary, tracking
+from charlm import sources, summary
 from charlm.config import PARAMS_FILE, flatten, load_params, project_root
 from charlm.files import sha256, write_text
+from charlm.provenance import Origin
 from charlm.results import Results
+from charlm.tracking.record import record
+from charlm.tracking.store import RECORD_LATER, Store, enabled
 
 
 @click.command(help=__doc__)
@@ -22,13 +25,13 @@ def main(data: Path, out: Path) -> None:
     values = flatten(data=params.data, model=params.model, train=params.train, sample=params.sample)
     results = Results(data)
     sources.require_unchanged(code)
-    if tracking.enabled():
+    if enabled():
         pipeline = {name: Path(name).read_text(encoding="utf-8") for name in (PARAMS_FILE, "dvc.lock")}
         content = results.content(values, pipeline, summary.markdown(results, values))
-        ids = tracking.record(project_root(), content)
+        ids = record(Store(project_root()), content, Origin.here())
         click.echo(f"Recorded as MLflow run {', '.join(ids)}; `charlm ui` shows it.")
     else:
-        click.echo(f"CHARLM_TRACKING=off: nothing is recorded; `{tracking.RECORD_LATER}` does it later.")
+        click.echo(f"CHARLM_TRACKING=off: nothing is recorded; `{RECORD_LATER}` does it later.")
     write_text(out / "checkpoint.sha256", f"{sha256(results.checkpoint)}  {results.checkpoint.name}\n")
 
 

@@ -11,13 +11,14 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-from charlm import history, sources, tracking
+from charlm import history, sources
 from charlm.checkpoint import save_checkpoint
-from charlm.config import TrainParams, flatten, load_params, project_root
+from charlm.config import Params, TrainParams, flatten, load_params, project_root
 from charlm.corpus import load_tokens
 from charlm.files import write_text
 from charlm.models import MODELS
 from charlm.seeding import seeded_generator
+from charlm.tracking.live import LiveRun, live_run
 from charlm.training import DTYPES, resolve_device, train
 from charlm.vocabulary import Vocabulary
 
@@ -33,21 +34,26 @@ def main(prepare: Path, out: Path) -> None:
         # Threads that share a table this small wait for each other: ten times slower on a busy machine of two cores.
         torch.set_num_threads(1)
     params = load_params()
+    settings = flatten(model=params.model, train=params.train)
+    with live_run(project_root(), settings, warn=_warn) as run:
+        _train(params, prepare, out, run)
+        sources.require_unchanged(code)
+        run.finish(out / "model.safetensors")
+
+
+def _train(params: Params, prepare: Path, out: Path, run: LiveRun) -> None:
+    """Train on what `prepare` holds, tell `run`, and leave history and checkpoint in `out`."""
     vocabulary = Vocabulary.from_json((prepare / "vocabulary.json").read_text(encoding="utf-8"))
     device = resolve_device(params.train.device, params.train.dtype)
     generator = seeded_generator(params.train.seed, "weights")
     model = MODELS[params.model.name](len(vocabulary), generator=generator, dtype=DTYPES[params.train.dtype])
     corpus = load_tokens(prepare / "train.npy"), load_tokens(prepare / "test.npy")
     points = train(model.to(device), *corpus, params.train, seeded_generator(params.train.seed, "batches"))
-    settings = flatten(model=params.model, train=params.train)
-    with tracking.live_run(project_root(), settings, warn=_warn) as run:
-        write_text(out / "history.csv", history.to_csv(_shown(points, params.train, run)))
-        save_checkpoint(out / "model.safetensors", model, params.model.name, vocabulary)
-        sources.require_unchanged(code)
-        run.finish(out / "model.safetensors")
+    write_text(out / "history.csv", history.to_csv(_shown(points, params.train, run)))
+    save_checkpoint(out / "model.safetensors", model, params.model.name, vocabulary)
 
 
-def _shown(points: Iterable[history.Point], settings: TrainParams, run: tracking.LiveRun) -> Iterator[history.Point]:
+def _shown(points: Iterable[history.Point], settings: TrainParams, run: LiveRun) -> Iterator[history.Point]:
     """`points` as they come, each told to `run` and to a progress bar with step, loss and rate."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
     with Progress(*columns, console=Console(stderr=True)) as progress:

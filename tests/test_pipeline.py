@@ -49,9 +49,10 @@ def artifacts(run: MlflowRun) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def is_complete(run: MlflowRun) -> bool:
+def is_complete(project: Path, run: MlflowRun) -> bool:
     """Whether the run holds all that the record gives it; what only a live training knows is not asked for."""
     figures = {f"{name}/{split}" for name in ("bits_per_char", "perplexity", "loss") for split in ("train", "test")}
+    [model] = client(project).search_logged_models(["1"], f"source_run_id = '{run.info.run_id}'")
     references = {f"reference/{name}" for name in ("uniform", "unigram", "bigram_counts", "bigram_floor")}
     return (
         run.info.status == "FINISHED"
@@ -60,6 +61,9 @@ def is_complete(run: MlflowRun) -> bool:
         and len(run.data.params) == 17
         and len(run.inputs.dataset_inputs) == 2
         and "nats per character" in run.data.tags["mlflow.note.content"]
+        and (model.name, model.status) == ("charlm", "READY")
+        and {metric.key: metric.value for metric in model.metrics}
+        == {key: run.data.metrics[key] for key in figures | references}
     )
 
 
@@ -75,11 +79,11 @@ def ran(output: str) -> list[str]:
 
 def test_first_run_is_recorded_whole(finished_project: Path) -> None:
     [run] = runs(finished_project)
-    assert is_complete(run)
+    assert is_complete(finished_project, run)
     assert run.data.tags["charlm.origin"] == "trained"
     assert run.data.tags["charlm.git_dirty"] == "false"
     assert len(run.data.tags["mlflow.source.git.commit"]) == 40
-    assert {"speed/tokens_per_second", "time/seconds"} <= run.data.metrics.keys()
+    assert {"speed/tokens_per_second", "time/seconds", "system/cpu_utilization_percentage"} <= run.data.metrics.keys()
     held = artifacts(run)
     assert held["checkpoint/model.safetensors"] == (finished_project / "data/train/model.safetensors").read_bytes()
     assert held["params.yaml"] == (finished_project / "params.yaml").read_bytes()
@@ -133,7 +137,7 @@ def test_record_changes_nothing_in_a_complete_run_and_completes_one_that_was_cut
     client(project).set_terminated(whole.info.run_id, "RUNNING")
     run(project, *record)
     [again] = runs(project)
-    assert is_complete(again)
+    assert is_complete(project, again)
     assert artifacts(again)["checkpoint/model.safetensors"] == data(project)["data/train/model.safetensors"]
     assert artifacts(again)["samples/trained.txt"] == sample
     assert again.data.metrics == whole.data.metrics
@@ -145,7 +149,7 @@ def test_deleted_results_come_back_from_the_run_cache(project: Path, run: Run) -
     assert ran(run(project, "dvc", "repro").stdout) == ["record"]
     assert data(project) == before
     [restored] = runs(project)
-    assert is_complete(restored)
+    assert is_complete(project, restored)
     assert restored.data.tags["charlm.origin"] == "restored"
 
 
@@ -156,8 +160,8 @@ def test_earlier_params_restore_every_result_and_leave_one_complete_run_of_them(
     assert ran(run(project, "dvc", "repro").stdout) == ["record"]
     assert run(project, "git", "status", "--porcelain").stdout == ""
     first, second = runs(project)
-    assert is_complete(first)
-    assert is_complete(second)
+    assert is_complete(project, first)
+    assert is_complete(project, second)
     assert [r.data.params["train.learning_rate"] for r in (first, second)] == ["0.0003", "0.01"]
     assert second.info.run_name == second.data.tags["charlm.dvc_experiment"] == "here"
 
@@ -171,7 +175,7 @@ def test_changed_sample_after_a_lost_store_is_recorded_as_restored_beside_the_ea
     assert ran(run(project, "dvc", "repro").stdout) == ["record"]
     changed, earlier = runs(project)
     for restored, temperature in ((changed, "0.5"), (earlier, "1.0")):
-        assert is_complete(restored)
+        assert is_complete(project, restored)
         assert restored.data.tags["charlm.origin"] == "restored"
         assert restored.data.params["sample.temperature"] == temperature
     assert changed.data.tags["charlm.checkpoint_sha256"] == earlier.data.tags["charlm.checkpoint_sha256"]
@@ -190,7 +194,7 @@ def test_queued_experiments_leave_their_runs_in_the_one_store(project: Path, run
     assert {held.info.run_name: held.data.params["train.learning_rate"] for held in runs(project)} == rates
     assert {held.data.tags["charlm.dvc_experiment"] for held in runs(project)} == rates.keys()
     assert {held.data.tags["charlm.origin"] for held in runs(project)} == {"trained"}
-    assert all(is_complete(held) for held in runs(project))
+    assert all(is_complete(project, held) for held in runs(project))
 
 
 def test_results_travel_through_a_remote_and_are_recorded_where_they_arrive(
@@ -205,7 +209,7 @@ def test_results_travel_through_a_remote_and_are_recorded_where_they_arrive(
     assert ran(run(other, "dvc", "repro").stdout) == ["record"]
     assert data(other) == data(project)
     [restored] = runs(other)
-    assert is_complete(restored)
+    assert is_complete(other, restored)
 
 
 def test_three_mistakes_in_params_are_told_in_one_message_without_a_traceback(project: Path, run: Run) -> None:

@@ -18,11 +18,10 @@ def imports(path: str) -> set[str]:
     """The charlm modules that a file imports anywhere in it, as paths."""
     found = set()
     for node in ast.walk(ast.parse((PROJECT / path).read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "charlm":
-            found |= {f"charlm/{alias.name}.py" for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("charlm."):
-            found.add(f"{str(node.module).replace('.', '/')}.py")
-    return found
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "charlm":
+            base = str(node.module).replace(".", "/")
+            found |= {f"{base}.py", *(f"{base}/{alias.name}.py" for alias in node.names)}
+    return {name for name in found if (PROJECT / name).is_file()}
 
 
 def all_imports(path: str) -> set[str]:
@@ -70,29 +69,33 @@ def _outputs(stage: str) -> list[Any]:
     return [*STAGES[stage].get("outs", []), *STAGES[stage].get("metrics", [])]
 
 
+MODULES = [str(path.relative_to(PROJECT)) for path in (PROJECT / "charlm").rglob("*.py")]
+
+
 @pytest.mark.parametrize(
-    ("library", "module"), [("mlflow", "charlm/tracking.py"), ("matplotlib", "charlm/plots.py"), ("dvc", None)]
+    ("library", "owner"), [("mlflow", "charlm/tracking/"), ("matplotlib", "charlm/plots.py"), ("dvc", None)]
 )
-def test_one_module_alone_knows_a_library(library: str, module: str | None) -> None:
+def test_one_place_alone_knows_a_library(library: str, owner: str | None) -> None:
     users = set()
-    for path in [*(PROJECT / "charlm").glob("*.py"), *(PROJECT / "stages").glob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path in [*MODULES, *(f"stages/{stage}.py" for stage in ORDER)]:
+        for node in ast.walk(ast.parse((PROJECT / path).read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if any(name.split(".")[0] == library for name in names):
-                users.add(str(path.relative_to(PROJECT)))
-    # results and tracking name matplotlib's Figure in annotations only
-    typed = {"charlm/results.py", "charlm/tracking.py"} if library == "matplotlib" else set()
-    assert users - typed == ({module} if module else set())
+                users.add(path)
+    # results and record name matplotlib's Figure in annotations only
+    typed = {"charlm/results.py", "charlm/tracking/record.py"} if library == "matplotlib" else set()
+    assert [user for user in users - typed if owner is None or not user.startswith(owner)] == []
+    assert bool(users) == (owner is not None)
 
 
 def test_imports_point_one_way() -> None:
-    modules = [f"charlm/{path.name}" for path in (PROJECT / "charlm").glob("*.py")]
-    assert [module for module in modules if module in all_imports(module)] == []
+    assert [module for module in MODULES if module in all_imports(module)] == []
     assert all_imports("charlm/config.py") == {"charlm/errors.py"}
     assert all_imports("charlm/vocabulary.py") == {"charlm/errors.py"}
-    above = {"charlm/tracking.py", "charlm/cli.py", "charlm/results.py", "charlm/summary.py"}
-    assert [module for module in modules if module not in above and all_imports(module) & above] == []
+    above = {"cli", "reproduction", "results", "summary", "sync"}
+    above = {f"charlm/{name}.py" for name in above} | {name for name in MODULES if "/tracking/" in name}
+    assert [module for module in MODULES if module not in above and all_imports(module) & above] == []
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 """Where a result comes from."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from charlm import provenance
-from charlm.provenance import Environment
+from charlm.provenance import Environment, Origin, is_gone, patch, process
 
 HERE = Environment("3.11.7", "Linux", "AVX2", 2, {"charlm": "0.1.0", "numpy": "2.4.6", "torch": "2.13.0"})
 
@@ -47,13 +48,13 @@ def test_software_is_compared_and_the_machine_is_not() -> None:
 
 
 def test_what_dvc_writes_makes_no_tree_dirty(repository: Path) -> None:
-    assert provenance.tags()["charlm.git_dirty"] == "false"
+    assert Origin.here().tags()["charlm.git_dirty"] == "false"
     for name in ("data/metrics.json", "dvc.lock"):
         (repository / name).write_text("as DVC leaves it\n")
-    assert provenance.tags()["charlm.git_dirty"] == "false"
-    assert provenance.patch() == b""
+    assert Origin.here().tags()["charlm.git_dirty"] == "false"
+    assert patch(Path()) == b""
     (repository / "params.yaml").write_text("changed\n")
-    assert provenance.tags()["charlm.git_dirty"] == "true"
+    assert Origin.here().tags()["charlm.git_dirty"] == "true"
 
 
 def test_patch_holds_changed_and_new_code_and_leaves_the_index_alone(
@@ -67,10 +68,10 @@ def test_patch_holds_changed_and_new_code_and_leaves_the_index_alone(
     for name, value in {"diff.noprefix": "true", "color.ui": "always", "diff.external": "false"}.items():
         run(repository, "git", "config", name, value)
     (repository / "params.yaml").write_text("changed\n")
-    patch = provenance.patch()
+    made = patch(repository)
     clone = tmp_path_factory.mktemp("clone") / "there"
     run(repository, "git", "clone", "--quiet", str(repository), str(clone))
-    (clone / "the.patch").write_bytes(patch)
+    (clone / "the.patch").write_bytes(made)
     run(clone, "git", "apply", "the.patch")
     assert (clone / "charlm/a.py").read_text() == "changed, é\n"
     assert (clone / "added.py").read_bytes() == b"# caf\xe9, not UTF-8\n"
@@ -82,5 +83,24 @@ def test_patch_holds_changed_and_new_code_and_leaves_the_index_alone(
 
 def test_outside_git_there_is_no_commit_and_no_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert provenance.tags().keys() <= {"mlflow.user"}
-    assert provenance.patch() == b""
+    assert Origin.here().tags().keys() <= {"mlflow.user"}
+    assert patch(Path()) == b""
+
+
+@pytest.mark.parametrize(
+    ("experiment", "sweep"), [("rates-1", "rates"), ("rates-2-12", "rates-2"), ("solid-oaks", None), (None, None)]
+)
+def test_experiments_of_one_grid_share_their_tag(repository: Path, experiment: str | None, sweep: str | None) -> None:
+    tags = Origin(repository, experiment).tags()
+    assert (tags.get("charlm.dvc_experiment"), tags.get("charlm.sweep")) == (experiment, sweep)
+
+
+def test_process_that_ended_is_gone_and_one_of_another_machine_is_not_ours_to_judge() -> None:
+    host, pid, started = process().split()
+    assert not is_gone(process())
+    assert is_gone(f"{host} {pid} {float(started) - 5:.2f}")  # its number is another process's now
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        ended = f"{host} {child.pid} 1.00"
+    assert is_gone(ended)
+    assert not is_gone(f"elsewhere {pid} 1.00")
+    assert not is_gone("")

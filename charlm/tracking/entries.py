@@ -1,0 +1,46 @@
+"""charlm's values as MLflow's entities: parameters, metrics with their names, small artifacts."""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charlm.history import Point
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param
+
+
+def as_params(params: Mapping[str, Any]) -> "list[Param]":
+    r"""Parameters as MLflow's: readable strings as they are, everything else as JSON (`null`, `0.0003`, `"\n"`)."""
+    from mlflow.entities import Param
+
+    return [
+        Param(key, value if isinstance(value, str) and value.isprintable() else json.dumps(value))
+        for key, value in params.items()
+    ]
+
+
+def as_metrics(values: Mapping[str, float], step: int) -> "list[Metric]":
+    """Values measured at `step`, as MLflow's, to six decimals as history.csv has them."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [Metric(key, round(value, 6), now, step) for key, value in values.items()]
+
+
+def curve(point: Point) -> dict[str, float]:
+    """The losses of `point` by the names that the UI's charts group them by."""
+    values = {"loss/train": point.train_loss, "loss/test": point.test_loss, "loss/batch": point.batch_loss}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def log_bytes(client: "MlflowClient", run_id: str, name: str, content: bytes) -> None:
+    """Keep `content` as the artifact `name`, at the top of the run's."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        client.log_artifact(run_id, str(path))

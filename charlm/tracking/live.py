@@ -1,0 +1,197 @@
+"""A training as it happens: loss, speed and machine, sent to an MLflow run that never stops the training."""
+
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Protocol
+
+from charlm.files import sha256
+from charlm.history import Point
+from charlm.provenance import Origin
+from charlm.tracking.entries import as_metrics, as_params, curve, log_bytes
+from charlm.tracking.store import BATCH, CHECKPOINT_TAG, NOTE_TAG, Store, enabled, failures, reason, telling
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+LOG = "log.txt"
+"""The artifact of a run that did not end well: what it told, with times, and the error's traceback."""
+PATIENCE = 30.0
+"""Seconds that a training waits at its end for a tracker that is slow; SQLite waits 20 for one that is locked."""
+_SYSTEM_INTERVAL = 10.0  # seconds between two looks at the machine; one comes first and one last
+
+
+class LiveRun(Protocol):
+    """What a training tells while it runs."""
+
+    def log(self, point: Point, tokens_per_second: float | None) -> None:
+        """Take a point of the loss curve, without waiting for the store."""
+
+    def finish(self, checkpoint: Path) -> None:
+        """Note that the training has left `checkpoint`."""
+
+
+class _Untracked:
+    """A LiveRun that keeps nothing."""
+
+    def log(self, point: Point, tokens_per_second: float | None) -> None:
+        pass
+
+    def finish(self, checkpoint: Path) -> None:
+        pass
+
+
+class _Machine:
+    """What MLflow's own monitors say of the machine: memory, processor, disk, network, graphics cards."""
+
+    def __init__(self, run_id: str) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        # Its own thread would ask the store before each sample, and give a run shorter than its interval none.
+        self._monitor = SystemMetricsMonitor(run_id, _SYSTEM_INTERVAL)
+        self.interval = float(self._monitor.sampling_interval)
+        self._step = 0
+
+    def sample(self) -> "list[Metric]":
+        """Every measurement since the last sample, or since the start."""
+        self._monitor.collect_metrics()
+        values = {f"system/{name}": value for name, value in self._monitor.aggregate_metrics().items()}
+        self._step += 1
+        return as_metrics(values, self._step - 1)
+
+
+class _TrackedRun:
+    """A LiveRun that sends what it takes to MLflow in a thread of its own, as many metrics at once as there are."""
+
+    def __init__(self, store: Store, params: Mapping[str, Any]) -> None:
+        self._client = store.client
+        origin = Origin.here()
+        self.run_id = store.create_run("trained", origin.tags(), origin.experiment)
+        self._client.log_batch(self.run_id, params=as_params(params))
+        self._origin = origin.files()
+        self._start = time.perf_counter()
+        self._told = [f"{_now()} {key} = {value}" for key, value in params.items()]
+        self._tags: dict[str, str] = {}
+        self._status = "FAILED"
+        self._problem = ""
+        self._closed = False
+        self._queue: Queue[list[Metric] | None] = Queue()
+        self._thread = Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def log(self, point: Point, tokens_per_second: float | None) -> None:
+        self._told.append(f"{_now()} {point}")
+        measured = {"time/seconds": time.perf_counter() - self._start, "speed/tokens_per_second": tokens_per_second}
+        values = curve(point) | {key: value for key, value in measured.items() if value is not None}
+        self._queue.put(as_metrics(values, point.step))
+
+    def finish(self, checkpoint: Path) -> None:
+        self._tags[CHECKPOINT_TAG] = sha256(checkpoint)
+
+    def end(self, status: str, error: BaseException | None = None) -> str:
+        """Send what is left and close the run; return why that did not work out, or nothing."""
+        self._status = status
+        if error is not None:
+            self._tags[NOTE_TAG] = str(error) or type(error).__name__
+            self._told.append(f"{_now()} {status}\n{''.join(traceback.format_exception(error))}")
+        self._queue.put(None)
+        self._thread.join(PATIENCE)
+        return self._problem or ("" if self._closed else "the run could not be closed in time")
+
+    def _work(self) -> None:
+        """Send until the end is in the queue, then close the run. After a failure nothing more but the end is tried."""
+        self._try(self._log_origin)
+        machine = _Machine(self.run_id)
+        self._send(machine.sample())
+        due = time.monotonic() + machine.interval
+        while (metrics := self._take(due)) is not None:
+            if time.monotonic() >= due:
+                metrics += machine.sample()
+                due = time.monotonic() + machine.interval
+            self._send(metrics)
+        self._send(machine.sample())
+        if not self._try(self._close):
+            self._try(self._close)
+
+    def _log_origin(self) -> None:
+        for name, held in self._origin.items():
+            log_bytes(self._client, self.run_id, name, held)
+
+    def _take(self, due: float) -> "list[Metric] | None":
+        """Whatever is queued, up to MLflow's limit, or comes until `due`; None at the end."""
+        metrics: list[Metric] = []
+        with suppress(Empty):
+            first = self._queue.get(timeout=max(0.0, due - time.monotonic()))
+            if first is None:
+                return None
+            metrics += first
+            while len(metrics) < BATCH - 50:  # room for one more point and what the machine measures
+                more = self._queue.get_nowait()
+                if more is None:
+                    self._queue.put(None)
+                    break
+                metrics += more
+        return metrics
+
+    def _send(self, metrics: "list[Metric]") -> None:
+        if metrics and not self._problem:
+            self._try(partial(self._client.log_batch, self.run_id, metrics=metrics))
+
+    def _close(self) -> None:
+        from mlflow.entities import RunTag
+
+        if self._status != "FINISHED":
+            log_bytes(self._client, self.run_id, LOG, "\n".join(self._told).encode())
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in self._tags.items()])
+        self._client.set_terminated(self.run_id, self._status)
+        self._closed = True
+
+    def _try(self, call: Callable[[], Any]) -> bool:
+        """Whether the store took `call`."""
+        try:
+            call()
+        except failures() as err:
+            self._problem = reason(err)
+            return False
+        return True
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@contextmanager
+def live_run(root: Path, params: Mapping[str, Any], warn: Callable[[str], None]) -> Iterator[LiveRun]:
+    """A run that is FINISHED when the block ends, FAILED when it raises, KILLED when it is interrupted.
+
+    A store that cannot be used before the block is a TrackingError. Once in it, the store never stops the block:
+    what it did not take is told to `warn`, and the record adds it. With CHARLM_TRACKING=off nothing is kept.
+    """
+    if not enabled():
+        yield _Untracked()
+        return
+    store = Store(root)
+    with telling(store.uri):
+        for left in store.abandoned():
+            store.client.set_terminated(left.info.run_id, "KILLED")
+        run = _TrackedRun(store, params)
+    problem = ""
+    try:
+        yield run
+    except KeyboardInterrupt as err:
+        problem = run.end("KILLED", err)
+        raise
+    except BaseException as err:
+        problem = run.end("FAILED", err)
+        raise
+    else:
+        problem = run.end("FINISHED")
+    finally:
+        if problem:
+            warn(f"MLflow did not take everything: {problem}\nThe record stage completes the run of the result.")

@@ -1,0 +1,95 @@
+"""The trained model as an MLflow model of its run: text in, text out, loaded by any MLflow client.
+
+A model from code (`served.py`) beside checkpoint, vocabulary and charlm's own modules; nothing is pickled.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charlm.tracking.entries import as_params
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+    from mlflow.models import ModelSignature
+
+NAME = "charlm"
+_CODE = Path(__file__).parents[1]
+_IMPORTED = ("mlflow", "numpy", "safetensors", "torch")
+"""The packages that the model's code imports, and none comes with another."""
+
+
+def models_of(client: "MlflowClient", run: "Run") -> "list[LoggedModel]":
+    """The models of the run, whole ones and others."""
+    condition = f"source_run_id = '{run.info.run_id}'"
+    found: list[LoggedModel] = client.search_logged_models([run.info.experiment_id], condition)
+    return found
+
+
+def complete_model(
+    client: "MlflowClient", run: "Run", files: Mapping[str, Path], params: Mapping[str, Any], measured: Sequence[str]
+) -> None:
+    """Log the model of the run if it has none: checkpoint and vocabulary of `files`, the metrics `measured` on it.
+
+    `params` are those of every section by dotted key; the sample's prompt is its example and the rest the defaults.
+    A model whose logging was cut short is deleted.
+    """
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    models = models_of(client, run)
+    if any(model.status == LoggedModelStatus.READY for model in models):
+        return
+    for model in models:
+        client.delete_logged_model(model.model_id)
+    held = {param.key: param.value for param in as_params(params)}
+    model = client.create_logged_model(run.info.experiment_id, NAME, run.info.run_id, params=held)
+    with tempfile.TemporaryDirectory() as folder:
+        _save(Path(folder) / "model", model, files, params)
+        client.log_model_artifacts(model.model_id, f"{folder}/model")
+    step = int(params["train.max_iters"])
+    client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step)])
+    _link_metrics(client, run, model.model_id, measured)
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def _save(path: Path, model: "LoggedModel", files: Mapping[str, Path], params: Mapping[str, Any]) -> None:
+    """Write the model's artifacts to the folder `path`."""
+    from mlflow.models.model import Model
+    from mlflow.pyfunc import save_model
+
+    sampling = {name: params[f"sample.{name}"] for name in ("max_new_tokens", "temperature", "seed")}
+    save_model(
+        path=str(path),
+        mlflow_model=Model(model.artifact_location, model.source_run_id, model_id=model.model_id),
+        python_model=str(_CODE / "tracking/served.py"),
+        code_paths=[str(_CODE)],
+        artifacts={name: str(file) for name, file in files.items()},
+        signature=_signature(sampling),
+        input_example=([params["sample.prompt"]], sampling),
+        pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _IMPORTED],
+    )
+
+
+def _signature(sampling: Mapping[str, Any]) -> "ModelSignature":
+    """A text for each text, with the parameters of sampling and what they are if they are not given."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    types = {"max_new_tokens": "long", "temperature": "double", "seed": "long"}
+    specs = [ParamSpec(name, types[name], value) for name, value in sampling.items()]
+    texts = Schema([ColSpec("string")])
+    return ModelSignature(inputs=texts, outputs=texts, params=ParamSchema(specs))
+
+
+def _link_metrics(client: "MlflowClient", run: "Run", model_id: str, names: Sequence[str]) -> None:
+    """Tell that the last values of these metrics of the run were measured on the model."""
+    from mlflow.entities import Metric
+
+    histories = [client.get_metric_history(run.info.run_id, name) for name in names]
+    last = [max(history, key=lambda metric: (metric.step, metric.timestamp)) for history in histories]
+    # With the time that it has, a point is the same point, not a second one.
+    linked = [Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id) for m in last]
+    client.log_batch(run.info.run_id, metrics=linked)

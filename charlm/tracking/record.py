@@ -1,0 +1,210 @@
+"""The record that is complete: a run of MLflow made to hold all of a result, whatever it held before.
+
+The run is found again by the digest of the checkpoint, and nothing changes in one that is complete. What a complete run
+holds is not decided here but given as a `Content`.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from charlm.files import sha256
+from charlm.history import Point
+from charlm.provenance import NAMES, Origin
+from charlm.tracking.entries import as_metrics, as_params, curve, log_bytes
+from charlm.tracking.model import complete_model
+from charlm.tracking.store import BATCH, CHECKPOINT_TAG, NOTE_TAG, RESULTS_TAG, Store, telling
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the text that a run saw: what for (train or test), its SHA-256 digest and the whole text's."""
+
+    purpose: str
+    sha256: str
+    text_sha256: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that a complete run holds."""
+
+    checkpoint_sha256: str
+    results_sha256: str
+    """Of all files of the result: a complete run of another result keeps its own record."""
+    params: Mapping[str, Any]
+    """By dotted key, of every section."""
+    points: Sequence[Point]
+    metrics: Mapping[str, float]
+    """Final figures by metric name; the losses are the last of `points`."""
+    source: str
+    """Where the text is from."""
+    parts: Sequence[Part]
+    files: Mapping[str, Path]
+    """By the name of the artifact."""
+    model_files: Mapping[str, Path]
+    """`checkpoint` and `vocabulary`, which the model is made of."""
+    texts: dict[str, str]
+    """By the name of the artifact; what a run holds of this name stays, whatever stands in it."""
+    figures: Mapping[str, "Callable[[], Figure]"]
+    """By the name of the artifact, each drawn when it is missing."""
+    note: str
+    """The run's description, in Markdown."""
+
+
+def record(store: Store, content: Content, origin: Origin) -> list[str]:
+    """Make every run that left the checkpoint with these parameters hold `content`; make one, of `origin`, if none did.
+
+    Returns their ids, newest first. A second time changes nothing. Raises TrackingError when the store cannot be
+    used; a later call then goes on where this one stopped. Runs whose process was killed are closed as KILLED.
+    """
+    with telling(store.uri):
+        ids = [run.info.run_id for run in _runs_of(store, content)]
+        _close_abandoned(store, but=ids)
+        if not ids:
+            tags = origin.tags() | {CHECKPOINT_TAG: content.checkpoint_sha256}
+            ids = [store.create_run("restored", tags, origin.experiment)]
+        for run_id in ids:
+            _complete(store.client, store.client.get_run(run_id), content, origin)
+    return ids
+
+
+def is_recorded(store: Store, content: Content) -> bool:
+    """Whether a run holds all of `content` already."""
+    with telling(store.uri):
+        return any(NOTE_TAG in run.data.tags and RESULTS_TAG in run.data.tags for run in _runs_of(store, content))
+
+
+def _runs_of(store: Store, content: Content) -> "list[Run]":
+    """The runs with the checkpoint, no parameter that differs and no other result; else those that nearly had it.
+
+    The same checkpoint under other parameters, of the sample say, is another experiment's and keeps its own record; so
+    does one whose samples or figures other code has made.
+    """
+    wanted = {param.key: param.value for param in as_params(content.params)}
+    runs = [
+        run
+        for run in store.runs(f"tags.`{CHECKPOINT_TAG}` = '{content.checkpoint_sha256}'")
+        if run.data.params.items() <= wanted.items()
+        and run.data.tags.get(RESULTS_TAG, content.results_sha256) == content.results_sha256
+    ]
+    return runs or [run for run in store.abandoned() if _was_cut_off(store, run, content, wanted)]
+
+
+def _was_cut_off(store: Store, run: "Run", content: Content, wanted: Mapping[str, str]) -> bool:
+    """Whether the run is of this training, whose end the store did not take: same parameters, same beginning."""
+    points = {(metric.key, metric.step): metric.value for metric in _curve(content.points)}
+    held = _held_points(store.client, run)
+    return bool(held) and held.items() <= points.items() and run.data.params.items() <= wanted.items()
+
+
+def _close_abandoned(store: Store, but: Sequence[str]) -> None:
+    """Set the runs whose process is gone to KILLED."""
+    for run in store.abandoned():
+        if run.info.run_id not in but:
+            store.client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _complete(client: "MlflowClient", run: "Run", content: Content, origin: Origin) -> None:
+    """Add to the run whatever of `content` it does not hold yet, and close it if it is open.
+
+    The tag that keeps other results out comes first, the description last: a run that has both is complete.
+    """
+    run_id = run.info.run_id
+    for tag, value in {CHECKPOINT_TAG: content.checkpoint_sha256, RESULTS_TAG: content.results_sha256}.items():
+        if tag not in run.data.tags:
+            client.set_tag(run_id, tag, value)
+    if missing := [param for param in as_params(content.params) if param.key not in run.data.params]:
+        client.log_batch(run_id, params=missing)
+    _complete_metrics(client, run, content)
+    if not (run.inputs and run.inputs.dataset_inputs):
+        client.log_inputs(run_id, datasets=_datasets(content))
+    _complete_artifacts(client, run_id, content, origin)
+    complete_model(client, run, content.model_files, content.params, ["loss/train", "loss/test", *content.metrics])
+    if NOTE_TAG not in run.data.tags:
+        client.set_tag(run_id, NOTE_TAG, content.note)
+    if run.info.status == "RUNNING":
+        client.set_terminated(run_id)
+
+
+def _held_points(client: "MlflowClient", run: "Run") -> dict[tuple[str, int], float]:
+    """What the run holds of the loss curve: value by metric and step."""
+    keys = [key for key in run.data.metrics if key.startswith("loss/")]
+    histories = [client.get_metric_history(run.info.run_id, key) for key in keys]
+    return {(metric.key, metric.step): metric.value for history in histories for metric in history}
+
+
+def _curve(points: Sequence[Point]) -> "list[Metric]":
+    return [metric for point in points for metric in as_metrics(curve(point), point.step)]
+
+
+def _complete_metrics(client: "MlflowClient", run: "Run", content: Content) -> None:
+    """Add the points of the loss curve and the final figures that the run does not hold, or holds otherwise."""
+    held = _held_points(client, run)
+    metrics = [metric for metric in _curve(content.points) if (metric.key, metric.step) not in held]
+    final = {key: value for key, value in content.metrics.items() if run.data.metrics.get(key) != value}
+    metrics += as_metrics(final, content.points[-1].step)
+    for first in range(0, len(metrics), BATCH):
+        client.log_batch(run.info.run_id, metrics=metrics[first : first + BATCH])
+
+
+def _complete_artifacts(client: "MlflowClient", run_id: str, content: Content, origin: Origin) -> None:
+    """Add the files and pictures that the run does not hold, and the files that it holds otherwise."""
+    held = dict(_artifacts(client, run_id))
+    for name, path in content.files.items():
+        if held.get(name) != path.stat().st_size or not _holds(client, run_id, name, path):
+            folder = PurePosixPath(name).parent
+            client.log_artifact(run_id, str(path), str(folder) if folder.name else None)
+    small = {name: text.encode() for name, text in content.texts.items()}
+    if not held.keys() >= NAMES:
+        small |= origin.files()
+    for name in small.keys() - held.keys():
+        log_bytes(client, run_id, name, small[name])
+    for name in content.figures.keys() - held.keys():
+        client.log_figure(run_id, content.figures[name](), name)
+
+
+def _holds(client: "MlflowClient", run_id: str, name: str, path: Path) -> bool:
+    """Whether the artifact `name`, as long as the file `path`, is that file; a checkpoint is known by its tag."""
+    if path.suffix == ".safetensors":
+        return True
+    with tempfile.TemporaryDirectory() as folder:
+        return sha256(Path(client.download_artifacts(run_id, name, folder))) == sha256(path)
+
+
+def _artifacts(client: "MlflowClient", run_id: str, folder: str | None = None) -> Iterator[tuple[str, int | None]]:
+    """Name and size of every artifact of the run below `folder`."""
+    for entry in client.list_artifacts(run_id, folder):
+        if entry.is_dir:
+            yield from _artifacts(client, run_id, entry.path)
+        else:
+            yield entry.path, entry.file_size
+
+
+def _datasets(content: Content) -> list[Any]:
+    """The parts of the text with where it is from and their digests (MLflow keeps 36 characters of one)."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    address = urlsplit(content.source)
+    remote = address.scheme in ("http", "https")
+    source = json.dumps({"url" if remote else "uri": content.source})
+    inputs = []
+    for part in content.parts:
+        dataset = Dataset(
+            name=f"{PurePosixPath(address.path).stem} {part.purpose}",
+            digest=part.sha256[:36],
+            source_type="http" if remote else "local",
+            source=source,
+            profile=json.dumps({"tokens_sha256": part.sha256, "text_sha256": part.text_sha256}),
+        )
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", part.purpose)]))
+    return inputs

@@ -1,0 +1,134 @@
+"""The registered model: versions from runs, the alias `champion` on the best of them, and the files of any model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from charlm.errors import CharlmError
+from charlm.tracking.model import NAME, models_of
+from charlm.tracking.runs import find_run
+from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, shown, telling
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION = "champion"
+LOSS = "loss/test"
+
+
+class NotPromotedError(CharlmError):
+    """A run cannot become the champion."""
+
+
+class ModelUriError(CharlmError):
+    """An MLflow address leads to no model of charlm."""
+
+    def __init__(self, uri: str, store: str, problem: str) -> None:
+        super().__init__(
+            f"No model at {uri} in {shown(store)}: {problem}\n"
+            f"Expected runs:/<run id>, models:/{NAME}@{CHAMPION}, models:/{NAME}/<version> or models:/<model id>; "
+            "`charlm ui` shows them."
+        )
+
+
+def promote(store: Store, reference: str | None, *, force: bool = False) -> str:
+    """Register the model of a run and make it the champion if it is better; tell what came of it.
+
+    `reference` is what `find_run` takes; without one it is the run with the lowest test loss on the champion's text.
+    A run is better when its loss on the same test part is lower; `force` does not ask.
+
+    Raises NoSuchRunError, or NotPromotedError when there is no champion to be made of the run.
+    """
+    with telling(store.uri):
+        champion = _champion(store.client)
+        run = find_run(store, reference) if reference else _best(store, champion)
+        version = _registered(store.client, run)
+        told = f"Run {run.info.run_name} ({run.info.run_id[:12]}), test loss {run.data.metrics[LOSS]:.4f}, is version "
+        told += f"{version.version} of the model {NAME}"
+        if champion and champion.version == version.version:
+            return f"{told} and the {CHAMPION} already."
+        if champion and not force:
+            _require_better(store.client, run, champion)
+        store.client.set_registered_model_alias(NAME, CHAMPION, version.version)
+    return f"{told} and now the {CHAMPION}: models:/{NAME}@{CHAMPION}"
+
+
+def _champion(client: "MlflowClient") -> "ModelVersion | None":
+    """The version that the alias stands on, if there is one."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(NAME, CHAMPION)
+    except MlflowException as err:
+        if err.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
+
+
+def _best(store: Store, champion: "ModelVersion | None") -> "Run":
+    """The finished run with the lowest test loss, the first of several, on the champion's text or else the last one."""
+    finished = store.runs("attributes.status = 'FINISHED'")
+    runs = [run for run in finished if CHECKPOINT_TAG in run.data.tags and LOSS in run.data.metrics]
+    if not runs:
+        raise NotPromotedError(f"No finished run in {shown(store.uri)} to promote.\n`dvc repro` makes one.")
+    text = _test_text(store.client.get_run(str(champion.run_id)) if champion else runs[0])
+    same = [run for run in runs if _test_text(run) == text] or runs
+    return min(same, key=lambda run: (run.data.metrics[LOSS], run.info.start_time))
+
+
+def _test_text(run: "Run") -> str | None:
+    """The digest of the test part that the run was measured on."""
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    tests = [entry.dataset.digest for entry in inputs if any(tag.value == "test" for tag in entry.tags)]
+    return tests[0] if tests else None
+
+
+def _registered(client: "MlflowClient", run: "Run") -> "ModelVersion":
+    """The version of the registered model that is the model of the run, made if it is not there."""
+    models = [model for model in models_of(client, run) if model.status == "READY"]
+    if run.info.status != "FINISHED" or LOSS not in run.data.metrics or not models:
+        raise NotPromotedError(
+            f"Run {run.info.run_name} ({run.info.status}) has no model and test loss: its record is not complete.\n"
+            f"`{RECORD_LATER}` completes it where its result stands below data/, `charlm sync` where DVC has it cached."
+        )
+    if not client.search_registered_models(f"name = '{NAME}'"):
+        client.create_registered_model(NAME, description="Character models, promoted by their loss on the test part.")
+    versions = client.search_model_versions(f"name = '{NAME}' and run_id = '{run.info.run_id}'")
+    if versions:
+        return versions[0]
+    model = models[0].model_id
+    return client.create_model_version(NAME, f"models:/{model}", run.info.run_id, model_id=model)
+
+
+def _require_better(client: "MlflowClient", run: "Run", champion: "ModelVersion") -> None:
+    """Raise NotPromotedError when the run is not measured better than the champion, on the same text."""
+    best = client.get_run(str(champion.run_id))
+    mine, theirs = run.data.metrics[LOSS], best.data.metrics[LOSS]
+    stays = f"Version {champion.version} of {NAME} (run {best.info.run_name}, test loss {theirs:.4f}) stays the"
+    if _test_text(run) != _test_text(best):
+        raise NotPromotedError(
+            f"{stays} {CHAMPION}: run {run.info.run_name} was measured on another text, their losses do not compare.\n"
+            "--force moves the alias all the same."
+        )
+    if mine >= theirs:
+        raise NotPromotedError(
+            f"{stays} {CHAMPION}: run {run.info.run_name} has {mine:.4f}, which is not better.\n"
+            "--force moves the alias all the same."
+        )
+
+
+def download_model(store: Store, uri: str, folder: Path) -> Path:
+    """Fetch what stands at `uri` into `folder` and return where; ModelUriError when there is nothing."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    address = urlsplit(uri)
+    whole_run = address.scheme == "runs" and address.path.strip("/").count("/") == 0
+    try:
+        if whole_run:
+            return Path(store.client.download_artifacts(address.path.strip("/"), "checkpoint", str(folder)))
+        return Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=store.uri, registry_uri=store.uri))
+    except (MlflowException, OSError) as err:
+        raise ModelUriError(uri, store.uri, str(err).split("\n")[0]) from err

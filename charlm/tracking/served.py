@@ -1,0 +1,70 @@
+"""The model as MLflow runs it, prompts in and texts out: the script that "models from code" loads, nothing pickled.
+
+It stands in the model's artifacts beside checkpoint, vocabulary and charlm's own code, so it answers where charlm is
+not installed. It is not imported here but run by MLflow, whose convention `set_model` at its end is.
+"""
+
+from typing import Any
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+MAX_PROMPTS = 1_000
+MAX_CHARACTERS = 1_000_000
+"""Of one request, generated in all: some ten seconds of work."""
+
+
+class CharacterModel(PythonModel):
+    """A trained model with its vocabulary."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load checkpoint and vocabulary from the model's artifacts."""
+        from pathlib import Path
+
+        from charlm.checkpoint import load_checkpoint
+        from charlm.vocabulary import Vocabulary
+
+        checkpoint, vocabulary = (Path(context.artifacts[name]) for name in ("checkpoint", "vocabulary"))
+        self.vocabulary = Vocabulary.from_json(vocabulary.read_text(encoding="utf-8"))
+        self.model = load_checkpoint(checkpoint, self.vocabulary)
+
+    def predict(
+        self,
+        context: PythonModelContext,  # noqa: ARG002 MLflow passes it by this name
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> list[str]:
+        """Each prompt, a row of the one column, with the text after it: the same for a seed, whatever stands beside it.
+
+        Raises MlflowException, which a server answers as 400, for a prompt or a parameter that cannot be used.
+        """
+        from charlm.errors import CharlmError
+        from charlm.sampling import sample
+
+        settings = _checked(len(model_input), params or {})
+        try:
+            return [sample(self.model, self.vocabulary, prompt, **settings) for prompt in model_input.iloc[:, 0]]
+        except CharlmError as err:
+            raise MlflowException.invalid_parameter_value(err.message) from err
+
+
+def _checked(prompts: int, params: dict[str, Any]) -> dict[str, Any]:
+    """`params` as `sample` takes them; MlflowException when they or the number of prompts are out of bounds."""
+    tokens, temperature, seed = (params[name] for name in ("max_new_tokens", "temperature", "seed"))
+    problems = {
+        "no prompt: expected a list of one at least": prompts < 1,
+        f"{prompts} prompts: expected {MAX_PROMPTS} at most in one request": prompts > MAX_PROMPTS,
+        f"max_new_tokens is {tokens}: expected 1 or more": tokens < 1,
+        f"{prompts} times {tokens} characters: expected {MAX_CHARACTERS} at most in all": prompts * tokens
+        > MAX_CHARACTERS,
+        f"temperature is {temperature}: expected a finite number above 0": not 0 < temperature < float("inf"),
+        f"seed is {seed}: expected 0 or more": seed < 0,
+    }
+    if found := [problem for problem, holds in problems.items() if holds]:
+        raise MlflowException.invalid_parameter_value("; ".join(found) + ".")
+    return {"max_new_tokens": int(tokens), "temperature": float(temperature), "seed": int(seed)}
+
+
+set_model(CharacterModel())

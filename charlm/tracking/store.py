@@ -1,0 +1,219 @@
+"""An MLflow store and the experiment in it: opened, or told why it cannot be, with what to do about it."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from charlm import provenance
+from charlm.errors import CharlmError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+EXPERIMENT = "charlm"
+CHECKPOINT_TAG = "charlm.checkpoint_sha256"
+RESULTS_TAG = "charlm.results_sha256"
+ORIGIN_TAG = "charlm.origin"
+PROCESS_TAG = "charlm.process"
+NOTE_TAG = "mlflow.note.content"
+RECORD_LATER = "dvc repro --force --single-item record"
+"""What records a result that stands below data/ already."""
+BATCH = 1000
+"""MLflow's limit on the metrics of one log_batch."""
+_FIRST_ANSWER = 8.0  # seconds that a server has to answer at all
+_REMEDIES = {
+    "out-of-date database schema|locate revision": (
+        "Its tables are another MLflow's. An older one's: keep a copy of it, then mlflow db upgrade {uri}. "
+        "A newer one's: install that MLflow."
+    ),
+    "readonly database|read-only|permission denied|unable to open database": (
+        "It cannot be written to: give yourself the right to, on the file and on its folder."
+    ),
+    "disk is full|no space left|disk i/o error": "The disk is full, or fails: make room.",
+    "database is locked": "Another process holds it for long: wait for that, or end it.",
+    "unauthorized|permission_denied|error code 40[13]": (
+        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user who may write there."
+    ),
+    "invalid host|error code 403": "The server has to allow the host that you call it by (--allowed-hosts).",
+}
+"""What to do, by what a store says, first match first."""
+
+
+class TrackingError(CharlmError):
+    """The store cannot be used."""
+
+    def __init__(self, uri: str, problem: str) -> None:
+        remedies = [remedy for said, remedy in _REMEDIES.items() if re.search(said, problem, re.IGNORECASE)]
+        remedy = "".join(f"\n{remedy.format(uri=shown(uri))}" for remedy in remedies[:1])
+        super().__init__(
+            f"MLflow cannot use its store {shown(uri)}: {shown(problem)}{remedy}\n"
+            "Mend that, set MLFLOW_TRACKING_URI to another store, or CHARLM_TRACKING=off to go on without: the results "
+            f"are the same, and `{RECORD_LATER}` records them later."
+        )
+
+
+class TrackingSwitchError(CharlmError):
+    """CHARLM_TRACKING is neither on nor off."""
+
+    def __init__(self, value: str) -> None:
+        super().__init__(f"CHARLM_TRACKING={value}: expected on or off (on is the default).")
+
+
+def enabled() -> bool:
+    """Whether runs are tracked: CHARLM_TRACKING is not `off`. Raises TrackingSwitchError for another value."""
+    value = os.environ.get("CHARLM_TRACKING", "on")
+    if value not in ("on", "off"):
+        raise TrackingSwitchError(value)
+    return value == "on"
+
+
+def shown(uri: str) -> str:
+    """The address of a store as messages show it: without a user and a password in it."""
+    return re.sub(r"(?<=://)[^/@\s]*@", "", uri)
+
+
+@contextmanager
+def telling(uri: str) -> Iterator[None]:
+    """Turn what MLflow and the libraries below it raise for a store that fails into TrackingError."""
+    try:
+        yield
+    except failures() as err:
+        raise TrackingError(uri, reason(err)) from err
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What a store that fails can raise."""
+    from alembic.util import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, CommandError, OSError
+
+
+def reason(err: Exception) -> str:
+    """What `err` says of the store, without the statement in SQL and the hints that come after."""
+    return str(err).split("\n")[0]
+
+
+class Store:
+    """A client of the store of the project in `root`, and the id of the experiment in it, made if it is not there.
+
+    Raises TrackingError when the store cannot be reached, in about ten seconds, or refuses.
+    """
+
+    def __init__(self, root: Path) -> None:
+        # MLflow by itself tries seven times, two minutes each.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for a few small files
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # what fails is raised as well, and told once
+        from filelock import FileLock
+        from mlflow import MlflowClient
+
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+        # Two processes that make the tables of one database at the same time get in each other's way.
+        alone = nullcontext() if self.is_server else FileLock(root / "mlflow.db.lock")
+        with telling(self.uri), alone:
+            if self.is_server:
+                _reach(self.uri)
+            self.client: MlflowClient = MlflowClient(self.uri)
+            self.experiment_id = _experiment(self.client, root, self.uri)
+
+    @property
+    def is_server(self) -> bool:
+        """Whether an MLflow server keeps the store, rather than a database that is opened here."""
+        return _is_server(self.uri)
+
+    @property
+    def runs_page(self) -> str:
+        """The part of the UI's address, from `#`, that opens on the experiment's list of runs.
+
+        Without workflowType the UI opens on an overview for generative models, whatever the experiment's kind.
+        """
+        return f"#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
+
+    def runs(self, condition: str = "") -> list["Run"]:
+        """All runs of the experiment that fulfil `condition`, in MLflow's language for it, newest first."""
+        from mlflow.utils import get_results_from_paginated_fn
+
+        def page(max_results: int, token: str | None) -> "list[Run]":
+            order = ["attributes.start_time DESC"]
+            found: list[Run] = self.client.search_runs(
+                [self.experiment_id], condition, max_results=max_results, order_by=order, page_token=token
+            )
+            return found
+
+        runs: list[Run] = get_results_from_paginated_fn(page, max_results_per_page=1000)
+        return runs
+
+    def create_run(self, origin: str, tags: Mapping[str, str], name: str | None) -> str:
+        """Open a run, tagged with its `origin` (trained or restored) and this process; return its id."""
+        kind = {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT"}
+        own = {ORIGIN_TAG: origin, PROCESS_TAG: provenance.process()}
+        run = self.client.create_run(self.experiment_id, run_name=name, tags=kind | own | dict(tags))
+        return str(run.info.run_id)
+
+    def abandoned(self) -> list["Run"]:
+        """The runs that are still RUNNING although the process of this machine that opened them is gone."""
+        running = self.runs("attributes.status = 'RUNNING'")
+        return [run for run in running if provenance.is_gone(run.data.tags.get(PROCESS_TAG, ""))]
+
+
+def _is_server(uri: str) -> bool:
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def _reach(uri: str) -> None:
+    """Raise MlflowException when no server answers at `uri` soon; what it answers does not matter here."""
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    server = get_default_host_creds(uri)
+    http_request(server, "/health", "GET", max_retries=0, timeout=_FIRST_ANSWER, raise_on_status=False)
+
+
+def _experiment(client: "MlflowClient", root: Path, uri: str) -> str:
+    """The id of the experiment, made if it is not there, also when another process makes it at the same time."""
+    from mlflow.exceptions import MlflowException
+
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    # A server keeps artifacts where it decides; a database that we open ourselves leaves that to us.
+    artifacts = None if _is_server(uri) else (root / "mlartifacts").as_uri()
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=kind))
+        except MlflowException as err:
+            if err.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)
+            assert found is not None
+    if found.lifecycle_stage == "deleted":
+        raise TrackingError(
+            uri,
+            f"its experiment {name} is deleted. `mlflow experiments restore -x {found.experiment_id}` brings it "
+            "back, MLFLOW_EXPERIMENT_NAME names another.",
+        )
+    _require_place(uri, found.artifact_location, root)
+    return str(found.experiment_id)
+
+
+def _require_place(uri: str, location: str, root: Path) -> None:
+    """Raise TrackingError for a store whose artifacts are recorded in a folder that is not there any more.
+
+    MLflow keeps absolute paths, so a project's folder that was moved takes its artifacts away from their record.
+    """
+    address = urlsplit(location)
+    folder = Path(unquote(address.path))
+    if address.scheme in ("", "file") and folder != root / "mlartifacts" and not folder.parent.is_dir():
+        raise TrackingError(
+            uri,
+            f"its artifacts are on record in {folder}, which is not there: was the project's folder moved?\n"
+            f"Move it back, or write the new place into the store (docs/server.md, Moving the project's folder).",
+        )

@@ -1,0 +1,91 @@
+"""The record in a real store, where the pipeline does not lead."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric
+
+from charlm.provenance import Origin, process
+from charlm.tracking.record import is_recorded, record
+from charlm.tracking.store import Store
+
+HERE = Origin(Path(), None)
+
+
+def gone() -> str:
+    """A process of this machine that has ended, as runs are tagged with."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        return f"{process().split()[0]} {child.pid} 1.00"
+
+
+def test_points_that_did_not_arrive_are_added_once(
+    root: Path, content: Callable[..., Any], course: Callable[..., Any]
+) -> None:
+    store, whole = Store(root), content()
+    run_id = store.create_run("trained", {"charlm.checkpoint_sha256": whole.checkpoint_sha256}, None)
+    store.client.log_batch(run_id, metrics=[Metric("loss/test", 3.1, 1, 0), Metric("loss/test", 1.6, 1, 15)])
+    for _ in range(2):
+        assert record(store, whole, HERE) == [run_id]
+        assert is_recorded(store, whole)
+        assert course(store, run_id, "loss/test") == {0: 3.1, 10: 2.1, 15: 1.6}
+        assert course(store, run_id, "loss/train") == {0: 3.0, 10: 2.0, 15: 1.5}
+        assert course(store, run_id, "loss/batch") == {10: 2.05, 15: 1.55}
+        [model] = store.client.search_logged_models([store.experiment_id])
+        assert {metric.key: metric.value for metric in model.metrics} == {
+            "loss/train": 1.5,
+            "loss/test": 1.6,
+            "perplexity/test": 4.9,
+        }
+    assert store.client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_every_run_of_the_checkpoint_is_completed_and_one_of_other_params_left_alone(
+    root: Path, content: Callable[..., Any]
+) -> None:
+    store, whole = Store(root), content()
+    tags = {"charlm.checkpoint_sha256": whole.checkpoint_sha256}
+    first, second, other = (store.create_run("trained", tags, None) for _ in range(3))
+    store.client.log_param(other, "train.seed", "2")
+    assert sorted(record(store, whole, HERE)) == sorted([first, second])
+    assert store.client.get_run(other).data.metrics == {}
+
+
+def test_other_result_of_the_same_checkpoint_keeps_a_record_of_its_own(root: Path, content: Callable[..., Any]) -> None:
+    """Edited sampling code overwrote the samples of a run whose commit, patch and lock stayed the old ones."""
+    store = Store(root)
+    [first] = record(store, content(), HERE)
+    [second] = record(store, content(results_sha256="c" * 64), HERE)
+    assert first != second
+    assert record(store, content(), HERE) == [first]
+
+
+def test_training_whose_end_the_store_did_not_take_is_completed_and_a_killed_one_closed(
+    root: Path, content: Callable[..., Any], course: Callable[..., Any]
+) -> None:
+    """Such a run stayed RUNNING for ever, and the result got a second one."""
+    store = Store(root)
+    cut_off, other, empty, alive = (
+        store.create_run("trained", {"charlm.process": owner}, None) for owner in [gone(), gone(), gone(), process()]
+    )
+    for run_id, first in ((cut_off, 3.1), (other, 9.9), (alive, 3.1)):
+        store.client.log_batch(run_id, metrics=[Metric("loss/test", first, 1, 0)])
+    assert record(store, content(), HERE) == [cut_off]
+    status = {run.info.run_id: run.info.status for run in store.runs()}
+    assert status == {cut_off: "FINISHED", other: "KILLED", empty: "KILLED", alive: "RUNNING"}
+    assert course(store, cut_off, "loss/test") == {0: 3.1, 10: 2.1, 15: 1.6}
+    assert record(store, content(), HERE) == [cut_off]
+
+
+def test_model_whose_logging_was_cut_short_is_made_anew(root: Path, content: Callable[..., Any]) -> None:
+    store = Store(root)
+    [run_id] = record(store, content(), HERE)
+    [whole] = store.client.search_logged_models([store.experiment_id])
+    store.client.delete_logged_model(whole.model_id)
+    half = store.client.create_logged_model(store.experiment_id, "charlm", run_id)
+    assert record(store, content(), HERE) == [run_id]
+    [again] = store.client.search_logged_models([store.experiment_id])
+    assert again.status == "READY"
+    assert again.model_id != half.model_id

@@ -1,0 +1,132 @@
+"""A store that cannot be used is told with what to do about it, before anything is done."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charlm.history import Point
+from charlm.provenance import Origin
+from charlm.tracking.live import live_run
+from charlm.tracking.record import record
+from charlm.tracking.store import Store, TrackingError, shown
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+def test_deleted_experiment_is_told_with_the_way_to_bring_it_back(root: Path) -> None:
+    store = Store(root)
+    store.client.delete_experiment(store.experiment_id)
+    with pytest.raises(TrackingError, match=r"its experiment charlm is deleted\. `mlflow experiments restore -x 1`"):
+        Store(root)
+
+
+def test_two_processes_may_meet_in_a_folder_without_a_store(tmp_path: Path) -> None:
+    """One of them lost: MLflow's own lock does not cover all that it does to a new database."""
+    script = "from charlm.tracking.store import Store; from pathlib import Path; Store(Path.cwd())"
+    command = [sys.executable, "-c", script]
+    both = [subprocess.Popen(command, cwd=tmp_path, env={"PYTHONPATH": str(PROJECT)}) for _ in range(3)]
+    assert [process.wait() for process in both] == [0, 0, 0]
+
+
+def test_store_whose_folder_was_moved_is_told_by_the_place_that_is_gone(root: Path, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    shutil.copy(root / "mlflow.db", old)
+    Store(old)
+    old.rename(new)
+    with pytest.raises(TrackingError) as told:
+        Store(new)
+    assert f"its artifacts are on record in {old / 'mlartifacts'}, which is not there" in told.value.message
+    assert "Moving the project's folder" in told.value.message
+
+
+@pytest.mark.parametrize("revision", ["451aebb31d03", "ffffffffffff"], ids=["older", "newer"])
+def test_tables_of_another_mlflow_are_told_with_what_to_do_for_each(root: Path, revision: str) -> None:
+    with sqlite3.connect(root / "mlflow.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = ?", [revision])
+    database.close()
+    before = (root / "mlflow.db").read_bytes()
+    with pytest.raises(TrackingError) as told:
+        Store(root)
+    assert f"mlflow db upgrade sqlite:///{root}/mlflow.db. A newer one's: install that MLflow." in told.value.message
+    assert "CHARLM_TRACKING=off" in told.value.message
+    assert (root / "mlflow.db").read_bytes() == before
+
+
+def test_password_in_an_address_is_not_shown() -> None:
+    assert shown("postgresql://me:secret@host:5432/runs") == "postgresql://host:5432/runs"
+    assert shown("https://host/a@b") == "https://host/a@b"
+    assert shown("sqlite:////home/me/mlflow.db") == "sqlite:////home/me/mlflow.db"
+    assert "secret" not in TrackingError("http://me:secret@host", "refused by http://me:secret@host").message
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, run: Callable[..., Any]) -> Iterator[Path]:
+    """A file system of four megabytes."""
+    if os.geteuid():
+        pytest.skip("needs root, to mount a file system")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip(f"needs to mount a file system: {made.stderr!r}")
+    yield folder
+    run(tmp_path, "umount", "--lazy", str(folder))
+
+
+def train(project: Path) -> subprocess.CompletedProcess[str]:
+    """The stage on `project`, its results going to another place than the store."""
+    command = [sys.executable, "-m", "stages.train", "data/prepare", "data/train"]
+    settings = os.environ | {"DVC_ROOT": str(project.parent / "small")}
+    return subprocess.run(command, cwd=project, env=settings, capture_output=True, text=True, check=False)
+
+
+def test_read_only_store_is_told_before_the_training(project: Path, mounted: Path, run: Callable[..., Any]) -> None:
+    shutil.copy(project / "mlflow.db", mounted)
+    run(project, "mount", "-o", "remount,ro", str(mounted))
+    done = train(project)
+    assert done.returncode == 1
+    assert f"MLflow cannot use its store sqlite:///{mounted}/mlflow.db" in done.stderr
+    assert "It cannot be written to: give yourself the right to, on the file and on its folder." in done.stderr
+    assert "CHARLM_TRACKING=off" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_full_disk_is_told_before_the_training(project: Path, mounted: Path) -> None:
+    shutil.copy(project / "mlflow.db", mounted)
+    fill(mounted)
+    done = train(project)
+    assert done.returncode == 1
+    assert "The disk is full, or fails: make room." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def fill(folder: Path) -> None:
+    with suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+        while file.write(b"0" * 4096):
+            pass
+
+
+def test_disk_that_fills_up_does_not_stop_a_training(
+    root: Path, mounted: Path, content: Callable[..., Any], course: Callable[..., Any]
+) -> None:
+    shutil.copy(root / "mlflow.db", mounted)
+    whole, told = content(), []
+    with live_run(mounted, {"train.seed": 1}, warn=told.append) as live:
+        live.log(whole.points[0], None)
+        fill(mounted)
+        for _ in range(100):
+            for step in range(1000):
+                live.log(Point(step, 1.0, 1.0, 1.0), 1.0)
+        live.finish(whole.model_files["checkpoint"])
+    assert "disk" in told[0]
+    (mounted / "filler").unlink()
+    assert record(Store(mounted), whole, Origin(Path(), None))
