@@ -131,13 +131,14 @@ def sync() -> None:
     from rich.progress import track
 
     from charlm import sync as syncing
+    from charlm.checkout import cache_folder
     from charlm.tracking.store import Store
 
     root = project_root()
-    store = Store(root)
+    store, cache = Store(root), cache_folder(root)
     for state in track(syncing.states(root), "sync", console=Console(stderr=True)):
         try:
-            made = syncing.sync(root, store, state)
+            made = syncing.sync(root, cache, store, state)
         except (syncing.NotInCacheError, syncing.OtherParamsError, ParamsError) as err:
             told = f"left out, {err.message}"
         else:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from charlm.checkout import cache_folder, check_out, md5, outputs, place, require, run
+from charlm.checkout import check_out, md5, outputs, place, require, run
 from charlm.config import PARAMS_FILE, flatten, load_params
 from charlm.errors import CharlmError
 from charlm.provenance import Origin
@@ -66,21 +66,23 @@ def states(root: Path) -> list[State]:
     return list(by_result.values())
 
 
-def sync(root: Path, store: Store, state: State) -> list[str]:
+def sync(root: Path, cache: Path, store: Store, state: State) -> list[str]:
     """Record the result of `state` in `store` and return the runs made or completed for it; none if it is recorded.
+
+    Its files are taken from DVC's `cache`.
 
     Raises NotInCacheError, OtherParamsError, or ParamsError when it is a result of other code than this.
     """
-    with _laid_out(root, state) as folder:
+    with _laid_out(root, cache, state) as folder:
         content, origin = _content(folder), Origin(folder, state.experiment)
         return [] if is_recorded(store, content) else record(store, content, origin)
 
 
 @contextmanager
-def _laid_out(root: Path, state: State) -> Iterator[Path]:
+def _laid_out(root: Path, cache: Path, state: State) -> Iterator[Path]:
     """A temporary folder with the project at `state`, its results in place."""
     with tempfile.TemporaryDirectory(prefix="charlm-sync.") as temporary:
-        folder, cache = Path(temporary) / "project", cache_folder(root)
+        folder = Path(temporary) / "project"
         check_out(root, state.commit, folder)
         lock = (folder / LOCK).read_bytes()
         _require_params(lock, (folder / PARAMS_FILE).read_bytes())

@@ -88,7 +88,7 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
-        assert any("Application startup complete" in line for line in server.stderr)
+        assert any("Uvicorn running on" in line for line in server.stderr)
         yield f"http://127.0.0.1:{port}"
         server.terminate()
         server.communicate()

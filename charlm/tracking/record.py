@@ -115,7 +115,7 @@ def _close_abandoned(store: Store, but: Sequence[str]) -> None:
 
 
 def _complete(client: "MlflowClient", run: "Run", content: Content, origin: Origin) -> None:
-    """Add to the run whatever of `content` it does not hold yet, and close it if it is open.
+    """Add to the run whatever of `content` it does not hold yet, and set it FINISHED.
 
     The tag that keeps other results out comes first, the description last: a run that has both is complete.
     """
@@ -132,7 +132,7 @@ def _complete(client: "MlflowClient", run: "Run", content: Content, origin: Orig
     complete_model(client, run, content.model_files, content.params, ["loss/train", "loss/test", *content.metrics])
     if NOTE_TAG not in run.data.tags:
         client.set_tag(run_id, NOTE_TAG, content.note)
-    if run.info.status == "RUNNING":
+    if run.info.status != "FINISHED":
         client.set_terminated(run_id)
 
 

@@ -41,18 +41,26 @@ def promote(store: Store, reference: str | None, *, force: bool = False) -> str:
 
     Raises NoSuchRunError, or NotPromotedError when there is no champion to be made of the run.
     """
+    _look_up_in(store)
     with telling(store.uri):
         champion = _champion(store.client)
         run = find_run(store, reference) if reference else _best(store, champion)
         version = _registered(store.client, run)
         told = f"Run {run.info.run_name} ({run.info.run_id[:12]}), test loss {run.data.metrics[LOSS]:.4f}, is version "
         told += f"{version.version} of the model {NAME}"
-        if champion and champion.version == version.version:
+        if champion and champion.run_id == version.run_id:
             return f"{told} and the {CHAMPION} already."
         if champion and not force:
             _require_better(store.client, run, champion)
         store.client.set_registered_model_alias(NAME, CHAMPION, version.version)
     return f"{told} and now the {CHAMPION}: models:/{NAME}@{CHAMPION}"
+
+
+def _look_up_in(store: Store) -> None:
+    """Set where MLflow looks up an address models:/…: always there, whatever client or argument it is given."""
+    import mlflow
+
+    mlflow.set_tracking_uri(store.uri)
 
 
 def _champion(client: "MlflowClient") -> "ModelVersion | None":
@@ -124,11 +132,13 @@ def download_model(store: Store, uri: str, folder: Path) -> Path:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
+    _look_up_in(store)
     address = urlsplit(uri)
-    whole_run = address.scheme == "runs" and address.path.strip("/").count("/") == 0
+    run_id, _, path = address.path.strip("/").partition("/")
     try:
-        if whole_run:
-            return Path(store.client.download_artifacts(address.path.strip("/"), "checkpoint", str(folder)))
-        return Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=store.uri, registry_uri=store.uri))
+        if address.scheme == "runs":
+            held = "checkpoint" if path in ("", NAME) else path  # the same files as the run's model has
+            return Path(store.client.download_artifacts(run_id, held, str(folder)))
+        return Path(download_artifacts(uri, dst_path=str(folder)))
     except (MlflowException, OSError) as err:
         raise ModelUriError(uri, store.uri, str(err).split("\n")[0]) from err

@@ -1,0 +1,140 @@
+"""`charlm sync` and `charlm promote`: from what DVC holds to runs, from runs to the champion."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
+
+from charlm.cli import main
+
+Run = Callable[..., Any]
+
+
+def charlm(project: Path, *arguments: str, code: int = 0) -> str:
+    """What the command tells, run in this process, where MLflow is loaded already."""
+    place = {"DVC_ROOT": str(project), "MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}"}
+    done: Result = CliRunner(env=place).invoke(main, arguments)
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def client(project: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+
+
+def runs(project: Path) -> dict[str, MlflowRun]:
+    """All runs in the project's store, by name."""
+    return {run.info.run_name: run for run in client(project).search_runs(["1"])}
+
+
+@pytest.fixture(scope="module")
+def two_results(finished_project: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """A project with a committed result and a better experiment in DVC's cache, and an empty store. To be copied."""
+    folder = tmp_path_factory.mktemp("results") / "project"
+    shutil.copytree(finished_project, folder, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+    better = ("-S", "train.learning_rate=0.1", "-S", "sample.max_new_tokens=50")
+    run(folder, "dvc", "exp", "run", "--name", "better-1", *better, CHARLM_TRACKING="off")
+    run(folder, "git", "checkout", "--quiet", ".")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture
+def synced(two_results: Path, tmp_path: Path) -> Path:
+    """A copy of it after a `charlm sync`."""
+    folder = tmp_path / "synced"
+    shutil.copytree(two_results, folder)
+    told = charlm(folder, "sync")
+    assert told.count("recorded as run") == 2, told
+    return folder
+
+
+def test_sync_makes_a_run_of_every_result_once(synced: Path, run: Run) -> None:
+    held = runs(synced)
+    committed = next(run for name, run in held.items() if name != "better-1")
+    assert {name: run.data.params["train.learning_rate"] for name, run in held.items()} == {
+        "better-1": "0.1",
+        committed.info.run_name: "0.0003",
+    }
+    for each in held.values():
+        assert (each.info.status, each.data.tags["charlm.origin"]) == ("FINISHED", "restored")
+        assert each.data.tags["charlm.git_dirty"] == "false"
+        samples = client(synced).list_artifacts(each.info.run_id, "samples")
+        assert [entry.path for entry in samples] == ["samples/trained.txt", "samples/untrained.txt"]
+    assert held["better-1"].data.tags["charlm.dvc_experiment"] == "better-1"
+    assert held["better-1"].data.tags["charlm.sweep"] == "better"
+    head = run(synced, "git", "rev-parse", "HEAD").stdout.strip()
+    assert committed.data.tags["mlflow.source.git.commit"] == head
+    assert held["better-1"].data.tags["mlflow.source.git.commit"] != head
+
+    told = charlm(synced, "sync")
+    assert told.count("is recorded already") == 2
+    assert {name: run.to_dictionary() for name, run in runs(synced).items()} == {
+        name: run.to_dictionary() for name, run in held.items()
+    }
+    assert run(synced, "git", "status", "--porcelain").stdout == ""
+
+
+def test_results_that_are_not_whole_are_left_out_with_the_reason(two_results: Path, tmp_path: Path, run: Run) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(two_results, project)
+    (project / "params.yaml").write_text((project / "params.yaml").read_text().replace("1337", "1338"))
+    run(project, "git", "commit", "--quiet", "--all", "--message=Not run yet")
+    (project / "dvc.lock").write_text((project / "dvc.lock").read_text() + "\n")
+    run(project, "git", "commit", "--quiet", "--all", "--message=A lock of other parameters")
+    lost = run(project, "md5sum", "data/train/history.csv").stdout[:32]
+    (project / ".dvc/cache/files/md5" / lost[:2] / lost[2:]).unlink()
+    told = charlm(project, "sync")
+    assert "better-1: left out, data/train/history.csv: not in DVC's cache (dvc fetch --all-commits" in told
+    assert "left out, dvc.lock holds the result of other parameters than those in params.yaml" in told
+    assert [run.data.params["train.learning_rate"] for run in runs(project).values()] == ["0.0003"]
+
+
+def test_promote_makes_the_better_run_the_champion_and_keeps_it(synced: Path) -> None:
+    held = runs(synced)
+    worse = next(run for name, run in held.items() if name != "better-1")
+
+    def champion() -> tuple[str, str | None]:
+        version = client(synced).get_model_version_by_alias("charlm", "champion")
+        return str(version.version), version.run_id
+
+    told = charlm(synced, "promote", worse.info.run_id[:8])
+    assert told.endswith("is version 1 of the model charlm and now the champion: models:/charlm@champion\n")
+    assert champion() == ("1", worse.info.run_id)
+    assert "is version 2 of the model charlm and now the champion" in charlm(synced, "promote")
+    assert champion() == ("2", held["better-1"].info.run_id)
+    for arguments in ([], ["better-1"], ["better-1", "--force"]):
+        assert "is version 2 of the model charlm and the champion already." in charlm(synced, "promote", *arguments)
+    refused = charlm(synced, "promote", worse.info.run_id, code=1)
+    assert refused.startswith("Error: Version 2 of charlm (run better-1, test loss ")
+    assert "--force moves the alias all the same." in refused
+    assert champion() == ("2", held["better-1"].info.run_id)
+    charlm(synced, "promote", worse.info.run_id, "--force")
+    assert champion() == ("1", worse.info.run_id)
+    assert len(client(synced).search_model_versions("name = 'charlm'")) == 2
+
+
+def test_run_on_another_text_is_no_better_and_no_worse(synced: Path) -> None:
+    charlm(synced, "promote", "better-1")
+    store = client(synced)
+    other = store.create_run("1", run_name="other").info.run_id
+    store.log_metric(other, "loss/test", 0.1)
+    store.set_tag(other, "charlm.checkpoint_sha256", "0" * 64)
+    store.set_terminated(other)
+    assert "has no model and test loss" in charlm(synced, "promote", "other", code=1)
+    model = store.create_logged_model("1", "charlm", other)
+    store.finalize_logged_model(model.model_id, "READY")
+    assert "was measured on another text, their losses do not compare" in charlm(synced, "promote", "other", code=1)
+    assert "(run better-1" in charlm(synced, "promote", "other", code=1)
+    assert "is version 1 of the model charlm and the champion already" in charlm(synced, "promote")
+
+
+def test_promote_in_an_empty_store_tells_what_makes_a_run(two_results: Path) -> None:
+    told = charlm(two_results, "promote", code=1)
+    assert told.endswith("to promote.\n`dvc repro` makes one.\n")
+    assert "no such run in sqlite:///" in charlm(two_results, "promote", "nothing", code=1)
