@@ -6,10 +6,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 from ruamel.yaml import YAML
+
+from charlm.checkpoint import save_checkpoint
+from charlm.files import sha256
+from charlm.history import Point
+from charlm.models import BigramLanguageModel
+from charlm.seeding import seeded_generator
+from charlm.tracking.record import Content, Part
+from charlm.vocabulary import Vocabulary
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIRROR = PROJECT.parent / "shared" / "gutenberg"
@@ -110,3 +119,44 @@ def project(finished_project: Path, empty_store: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished_project, folder, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
     shutil.copy(empty_store, folder / "mlflow.db")
     return folder
+
+
+POINTS = [Point(0, 3.0, 3.1, None), Point(10, 2.0, 2.1, 2.05), Point(15, 1.5, 1.6, 1.55)]
+PARAMS = {
+    "data.source": "a.txt",
+    "train.seed": 1,
+    "train.max_iters": 15,
+    "sample.prompt": "a",
+    "sample.max_new_tokens": 500,
+    "sample.temperature": 1.0,
+    "sample.seed": 1337,
+}
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> Callable[..., Content]:
+    """A function that makes what a run holds, of a real checkpoint; `changes` are other fields than the usual."""
+    vocabulary = Vocabulary("abc")
+    model = BigramLanguageModel(3, generator=seeded_generator(1, "weights"))
+    files = {"checkpoint": tmp_path / "model.safetensors", "vocabulary": tmp_path / "vocabulary.json"}
+    save_checkpoint(files["checkpoint"], model, "bigram", vocabulary)
+    files["vocabulary"].write_text(vocabulary.to_json())
+
+    def make(**changes: Any) -> Content:
+        usual = {
+            "checkpoint_sha256": sha256(files["checkpoint"]),
+            "results_sha256": "b" * 64,
+            "params": PARAMS,
+            "points": POINTS,
+            "metrics": {"perplexity/test": 4.9},
+            "source": "a.txt",
+            "parts": [Part("train", "c" * 64, "d" * 64), Part("test", "e" * 64, "d" * 64)],
+            "files": {},
+            "model_files": files,
+            "texts": {},
+            "figures": {},
+            "note": "A note",
+        }
+        return Content(**usual | changes)
+
+    return make

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from charlm.tracking.model import CODE
+
 PROJECT = Path(__file__).resolve().parent.parent
 STAGES: dict[str, Any] = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 ORDER = ["download", "prepare", "train", "evaluate", "sample", "record"]
@@ -87,6 +89,10 @@ def test_one_place_alone_knows_a_library(library: str, owner: str | None) -> Non
     typed = {"charlm/results.py", "charlm/tracking/record.py"} if library == "matplotlib" else set()
     assert [user for user in users - typed if owner is None or not user.startswith(owner)] == []
     assert bool(users) == (owner is not None)
+
+
+def test_model_in_mlflow_holds_the_code_that_it_runs() -> None:
+    assert all_imports("charlm/tracking/served.py") == {f"charlm/{name}.py" for name in CODE if name != "__init__"}
 
 
 def test_imports_point_one_way() -> None:

@@ -24,12 +24,12 @@ def as_params(params: Mapping[str, Any]) -> "list[Param]":
     ]
 
 
-def as_metrics(values: Mapping[str, float], step: int) -> "list[Metric]":
-    """Values measured at `step`, as MLflow's, to six decimals as history.csv has them."""
+def as_metrics(values: Mapping[str, float], step: int, when: int | None = None) -> "list[Metric]":
+    """Values measured at `step`, now or at `when` in milliseconds, as MLflow's, to six decimals as in history.csv."""
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
-    return [Metric(key, round(value, 6), now, step) for key, value in values.items()]
+    when = int(time.time() * 1000) if when is None else when
+    return [Metric(key, round(value, 6), when, step) for key, value in values.items()]
 
 
 def curve(point: Point) -> dict[str, float]:

@@ -3,6 +3,7 @@
 A model from code (`served.py`) beside checkpoint, vocabulary and charlm's own modules; nothing is pickled.
 """
 
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 NAME = "charlm"
-_CODE = Path(__file__).parents[1]
+CODE = ("__init__", "checkpoint", "errors", "files", "models", "sampling", "seeding", "vocabulary")
+"""The modules of charlm that the model runs."""
+_PACKAGE = Path(__file__).parents[1]
 _IMPORTED = ("mlflow", "numpy", "safetensors", "torch")
-"""The packages that the model's code imports, and none comes with another."""
+"""The packages that they import, and none comes with another."""
 
 
 def models_of(client: "MlflowClient", run: "Run") -> "list[LoggedModel]":
@@ -37,26 +40,36 @@ def complete_model(
     `params` are those of every section by dotted key; the sample's prompt is its example and the rest the defaults.
     A model whose logging was cut short is deleted.
     """
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    from mlflow.entities import LoggedModelOutput
 
     models = models_of(client, run)
-    if any(model.status == LoggedModelStatus.READY for model in models):
-        return
+    whole = [model.model_id for model in models if model.status == "READY"]
     for model in models:
-        client.delete_logged_model(model.model_id)
+        if model.model_id not in whole:
+            client.delete_logged_model(model.model_id)
+    model_id = whole[0] if whole else _log(client, run, files, params)
+    if model_id not in [output.model_id for output in (run.outputs.model_outputs if run.outputs else [])]:
+        _link_metrics(client, run, model_id, measured)
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, int(params["train.max_iters"]))])
+
+
+def _log(client: "MlflowClient", run: "Run", files: Mapping[str, Path], params: Mapping[str, Any]) -> str:
+    """Make a new model of the run and return its id."""
     held = {param.key: param.value for param in as_params(params)}
     model = client.create_logged_model(run.info.experiment_id, NAME, run.info.run_id, params=held)
     with tempfile.TemporaryDirectory() as folder:
-        _save(Path(folder) / "model", model, files, params)
+        code = Path(folder) / "charlm"
+        code.mkdir()
+        for name in CODE:
+            shutil.copy(_PACKAGE / f"{name}.py", code)
+        _save(Path(folder) / "model", code, model, files, params)
         client.log_model_artifacts(model.model_id, f"{folder}/model")
-    step = int(params["train.max_iters"])
-    client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step)])
-    _link_metrics(client, run, model.model_id, measured)
-    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    client.finalize_logged_model(model.model_id, "READY")
+    return str(model.model_id)
 
 
-def _save(path: Path, model: "LoggedModel", files: Mapping[str, Path], params: Mapping[str, Any]) -> None:
-    """Write the model's artifacts to the folder `path`."""
+def _save(path: Path, code: Path, model: "LoggedModel", files: Mapping[str, Path], params: Mapping[str, Any]) -> None:
+    """Write the model's artifacts to the folder `path`, the package in the folder `code` among them."""
     from mlflow.models.model import Model
     from mlflow.pyfunc import save_model
 
@@ -64,8 +77,8 @@ def _save(path: Path, model: "LoggedModel", files: Mapping[str, Path], params: M
     save_model(
         path=str(path),
         mlflow_model=Model(model.artifact_location, model.source_run_id, model_id=model.model_id),
-        python_model=str(_CODE / "tracking/served.py"),
-        code_paths=[str(_CODE)],
+        python_model=str(_PACKAGE / "tracking/served.py"),
+        code_paths=[str(code)],
         artifacts={name: str(file) for name, file in files.items()},
         signature=_signature(sampling),
         input_example=([params["sample.prompt"]], sampling),

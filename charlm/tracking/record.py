@@ -97,14 +97,15 @@ def _runs_of(store: Store, content: Content) -> "list[Run]":
         if run.data.params.items() <= wanted.items()
         and run.data.tags.get(RESULTS_TAG, content.results_sha256) == content.results_sha256
     ]
-    return runs or [run for run in store.abandoned() if _was_cut_off(store, run, content, wanted)]
+    return runs or [run for run in store.abandoned() if _was_cut_off(store, run, content, wanted)][:1]
 
 
 def _was_cut_off(store: Store, run: "Run", content: Content, wanted: Mapping[str, str]) -> bool:
     """Whether the run is of this training, whose end the store did not take: same parameters, same beginning."""
-    points = {(metric.key, metric.step): metric.value for metric in _curve(content.points)}
-    held = _held_points(store.client, run)
-    return bool(held) and held.items() <= points.items() and run.data.params.items() <= wanted.items()
+    points = {(key, point.step): value for point in content.points for key, value in curve(point).items()}
+    histories = [_history(store.client, run, key) for key in curve(content.points[-1])]
+    held = {(metric.key, metric.step): metric.value for history in histories for metric in history}
+    return bool(run.data.params) and run.data.params.items() <= wanted.items() and held.items() <= points.items()
 
 
 def _close_abandoned(store: Store, but: Sequence[str]) -> None:
@@ -136,25 +137,34 @@ def _complete(client: "MlflowClient", run: "Run", content: Content, origin: Orig
         client.set_terminated(run_id)
 
 
-def _held_points(client: "MlflowClient", run: "Run") -> dict[tuple[str, int], float]:
-    """What the run holds of the loss curve: value by metric and step."""
-    keys = [key for key in run.data.metrics if key.startswith("loss/")]
-    histories = [client.get_metric_history(run.info.run_id, key) for key in keys]
-    return {(metric.key, metric.step): metric.value for history in histories for metric in history}
-
-
-def _curve(points: Sequence[Point]) -> "list[Metric]":
-    return [metric for point in points for metric in as_metrics(curve(point), point.step)]
-
-
 def _complete_metrics(client: "MlflowClient", run: "Run", content: Content) -> None:
     """Add the points of the loss curve and the final figures that the run does not hold, or holds otherwise."""
-    held = _held_points(client, run)
-    metrics = [metric for metric in _curve(content.points) if (metric.key, metric.step) not in held]
-    final = {key: value for key, value in content.metrics.items() if run.data.metrics.get(key) != value}
-    metrics += as_metrics(final, content.points[-1].step)
+    last = content.points[-1]
+    metrics = [metric for key in curve(last) for metric in _missing(client, run, key, content.points)]
+    for key, value in content.metrics.items():
+        if run.data.metrics.get(key) != value:
+            times = [held.timestamp for held in _history(client, run, key)]
+            metrics += as_metrics({key: value}, last.step, max(times, default=run.info.start_time) + 1)
     for first in range(0, len(metrics), BATCH):
         client.log_batch(run.info.run_id, metrics=metrics[first : first + BATCH])
+
+
+def _missing(client: "MlflowClient", run: "Run", key: str, points: Sequence[Point]) -> "Iterator[Metric]":
+    """The metrics `key` of the points that the run does not hold, each at the time of the point before it.
+
+    MLflow orders by time, then step, and keeps one of metrics that are alike in all: so a gap is filled in place, and
+    what two records add at once is there once.
+    """
+    held = {metric.step: metric.timestamp for metric in _history(client, run, key)}
+    when = run.info.start_time
+    for point in points:
+        when = held.get(point.step, when)
+        if point.step not in held and key in (values := curve(point)):
+            yield from as_metrics({key: values[key]}, point.step, when)
+
+
+def _history(client: "MlflowClient", run: "Run", key: str) -> "list[Metric]":
+    return client.get_metric_history(run.info.run_id, key) if key in run.data.metrics else []
 
 
 def _complete_artifacts(client: "MlflowClient", run_id: str, content: Content, origin: Origin) -> None:

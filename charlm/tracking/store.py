@@ -27,34 +27,45 @@ BATCH = 1000
 """MLflow's limit on the metrics of one log_batch."""
 _FIRST_ANSWER = 8.0  # seconds that a server has to answer at all
 _REMEDIES = {
+    "You are not authenticated": (
+        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user that the server knows."
+    ),
+    "Permission denied$": "Have its owner or an administrator let {user} write to the experiment {experiment}.",
+    "Invalid Host header": "Have its administrator add {host} to --allowed-hosts.",
     "out-of-date database schema|locate revision": (
         "Its tables are another MLflow's. An older one's: keep a copy of it, then mlflow db upgrade {uri}. "
         "A newer one's: install that MLflow."
     ),
-    "readonly database|read-only|permission denied|unable to open database": (
+    "readonly database|Read-only|Permission denied:|unable to open database": (
         "It cannot be written to: give yourself the right to, on the file and on its folder."
     ),
-    "disk is full|no space left|disk i/o error": "The disk is full, or fails: make room.",
+    "disk is full|No space left|disk I/O error": "The disk is full, or fails: make room.",
     "database is locked": "Another process holds it for long: wait for that, or end it.",
-    "unauthorized|permission_denied|error code 40[13]": (
-        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user who may write there."
-    ),
-    "invalid host|error code 403": "The server has to allow the host that you call it by (--allowed-hosts).",
 }
-"""What to do, by what a store says, first match first."""
+"""What to do, by what a store says; the first that fits."""
 
 
 class TrackingError(CharlmError):
     """The store cannot be used."""
 
     def __init__(self, uri: str, problem: str) -> None:
-        remedies = [remedy for said, remedy in _REMEDIES.items() if re.search(said, problem, re.IGNORECASE)]
-        remedy = "".join(f"\n{remedy.format(uri=shown(uri))}" for remedy in remedies[:1])
         super().__init__(
-            f"MLflow cannot use its store {shown(uri)}: {shown(problem)}{remedy}\n"
-            "Mend that, set MLFLOW_TRACKING_URI to another store, or CHARLM_TRACKING=off to go on without: the results "
-            f"are the same, and `{RECORD_LATER}` records them later."
+            f"MLflow cannot use its store {shown(uri)}: {shown(problem)}\n"
+            f"{_remedy(uri, problem)}Or set MLFLOW_TRACKING_URI to another store, or CHARLM_TRACKING=off to go on "
+            f"without: the results are the same, and `{RECORD_LATER}` records them later."
         )
+
+
+def _remedy(uri: str, problem: str) -> str:
+    """A line with what to do about `problem`, if it is one that is known."""
+    known = {
+        "uri": shown(uri),
+        "host": urlsplit(uri).netloc.rpartition("@")[2],
+        "user": os.environ.get("MLFLOW_TRACKING_USERNAME", "you"),
+        "experiment": _experiment_name(),
+    }
+    remedies = [remedy.format(**known) for said, remedy in _REMEDIES.items() if re.search(said, problem)]
+    return "".join(f"{remedy}\n" for remedy in remedies[:1])
 
 
 class TrackingSwitchError(CharlmError):
@@ -111,6 +122,7 @@ class Store:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for a few small files
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it prints the address of each run
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # what fails is raised as well, and told once
         from filelock import FileLock
         from mlflow import MlflowClient
@@ -155,13 +167,30 @@ class Store:
         """Open a run, tagged with its `origin` (trained or restored) and this process; return its id."""
         kind = {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT"}
         own = {ORIGIN_TAG: origin, PROCESS_TAG: provenance.process()}
-        run = self.client.create_run(self.experiment_id, run_name=name, tags=kind | own | dict(tags))
+        with _without_retries():
+            run = self.client.create_run(self.experiment_id, run_name=name, tags=kind | own | dict(tags))
         return str(run.info.run_id)
 
     def abandoned(self) -> list["Run"]:
         """The runs that are still RUNNING although the process of this machine that opened them is gone."""
         running = self.runs("attributes.status = 'RUNNING'")
         return [run for run in running if provenance.is_gone(run.data.tags.get(PROCESS_TAG, ""))]
+
+
+@contextmanager
+def _without_retries() -> Iterator[None]:
+    """Send each request once: MLflow repeats one whose answer was lost, and a repeated create_run opens another run."""
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    before = os.environ[name]
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        os.environ[name] = before
+
+
+def _experiment_name() -> str:
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 
 def _is_server(uri: str) -> bool:
@@ -181,7 +210,7 @@ def _experiment(client: "MlflowClient", root: Path, uri: str) -> str:
     """The id of the experiment, made if it is not there, also when another process makes it at the same time."""
     from mlflow.exceptions import MlflowException
 
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    name = _experiment_name()
     # A server keeps artifacts where it decides; a database that we open ourselves leaves that to us.
     artifacts = None if _is_server(uri) else (root / "mlartifacts").as_uri()
     found = client.get_experiment_by_name(name)

@@ -1,32 +1,11 @@
-"""A store for each test, and small things to put in it."""
+"""A store for each test, and a look at what it holds."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from charlm.checkpoint import save_checkpoint
-from charlm.files import sha256
-from charlm.history import Point
-from charlm.models import BigramLanguageModel
-from charlm.seeding import seeded_generator
-from charlm.tracking.record import Content, Part
 from charlm.tracking.store import Store
-from charlm.vocabulary import Vocabulary
-
-POINTS = [Point(0, 3.0, 3.1, None), Point(10, 2.0, 2.1, 2.05), Point(15, 1.5, 1.6, 1.55)]
-PARAMS = {
-    "data.source": "a.txt",
-    "train.seed": 1,
-    "train.max_iters": 15,
-    "sample.prompt": "a",
-    "sample.max_new_tokens": 500,
-    "sample.temperature": 1.0,
-    "sample.seed": 1337,
-}
-
-MakeContent = Callable[..., Content]
 
 
 @pytest.fixture
@@ -34,35 +13,6 @@ def root(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def content(root: Path) -> MakeContent:
-    """A function that makes what a run holds, of a real checkpoint; `changes` are other fields than the usual."""
-    vocabulary = Vocabulary("abc")
-    model = BigramLanguageModel(3, generator=seeded_generator(1, "weights"))
-    files = {"checkpoint": root / "model.safetensors", "vocabulary": root / "vocabulary.json"}
-    save_checkpoint(files["checkpoint"], model, "bigram", vocabulary)
-    files["vocabulary"].write_text(vocabulary.to_json())
-
-    def make(**changes: Any) -> Content:
-        usual = {
-            "checkpoint_sha256": sha256(files["checkpoint"]),
-            "results_sha256": "b" * 64,
-            "params": PARAMS,
-            "points": POINTS,
-            "metrics": {"perplexity/test": 4.9},
-            "source": "a.txt",
-            "parts": [Part("train", "c" * 64, "d" * 64), Part("test", "e" * 64, "d" * 64)],
-            "files": {},
-            "model_files": files,
-            "texts": {},
-            "figures": {},
-            "note": "A note",
-        }
-        return Content(**usual | changes)
-
-    return make
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param
 
 from charlm.provenance import Origin, process
 from charlm.tracking.record import is_recorded, record
@@ -26,11 +26,12 @@ def test_points_that_did_not_arrive_are_added_once(
 ) -> None:
     store, whole = Store(root), content()
     run_id = store.create_run("trained", {"charlm.checkpoint_sha256": whole.checkpoint_sha256}, None)
-    store.client.log_batch(run_id, metrics=[Metric("loss/test", 3.1, 1, 0), Metric("loss/test", 1.6, 1, 15)])
+    store.client.log_batch(run_id, metrics=[Metric("loss/test", 3.1, 1, 0), Metric("loss/test", 1.6, 2, 15)])
     for _ in range(2):
         assert record(store, whole, HERE) == [run_id]
         assert is_recorded(store, whole)
-        assert course(store, run_id, "loss/test") == {0: 3.1, 10: 2.1, 15: 1.6}
+        # in order, too: the point that was missing does not come last
+        assert list(course(store, run_id, "loss/test").items()) == [(0, 3.1), (10, 2.1), (15, 1.6)]
         assert course(store, run_id, "loss/train") == {0: 3.0, 10: 2.0, 15: 1.5}
         assert course(store, run_id, "loss/batch") == {10: 2.05, 15: 1.55}
         [model] = store.client.search_logged_models([store.experiment_id])
@@ -40,6 +41,14 @@ def test_points_that_did_not_arrive_are_added_once(
             "perplexity/test": 4.9,
         }
     assert store.client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_figure_that_is_held_otherwise_is_put_right(root: Path, content: Callable[..., Any]) -> None:
+    store = Store(root)
+    [run_id] = record(store, content(), HERE)
+    store.client.log_metric(run_id, "perplexity/test", 5.9, step=15)
+    record(store, content(), HERE)
+    assert store.client.get_run(run_id).data.metrics["perplexity/test"] == 4.9
 
 
 def test_every_run_of_the_checkpoint_is_completed_and_one_of_other_params_left_alone(
@@ -71,7 +80,7 @@ def test_training_whose_end_the_store_did_not_take_is_completed_and_a_killed_one
         store.create_run("trained", {"charlm.process": owner}, None) for owner in [gone(), gone(), gone(), process()]
     )
     for run_id, first in ((cut_off, 3.1), (other, 9.9), (alive, 3.1)):
-        store.client.log_batch(run_id, metrics=[Metric("loss/test", first, 1, 0)])
+        store.client.log_batch(run_id, [Metric("loss/test", first, 1, 0)], [Param("train.seed", "1")])
     assert record(store, content(), HERE) == [cut_off]
     status = {run.info.run_id: run.info.status for run in store.runs()}
     assert status == {cut_off: "FINISHED", other: "KILLED", empty: "KILLED", alive: "RUNNING"}
