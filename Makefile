@@ -12,11 +12,11 @@ ifneq ($(wildcard $(MIRROR)),)
 export CHARLM_GUTENBERG_MIRROR ?= $(MIRROR)
 endif
 
-.PHONY: help repro verify test check format lock clean
+.PHONY: help repro verify test screenshots check format lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 repro: $(READY)  ## run the pipeline on the book and print what came out
 	dvc repro
@@ -26,7 +26,10 @@ verify: $(READY)  ## make the committed result again and hold every byte of it a
 	python -m charlm.reproduction
 
 test: $(READY)  ## run every test, without the internet
-	python -m pytest --numprocesses auto --dist worksteal
+	python -m pytest --numprocesses auto --dist loadgroup
+
+screenshots: $(READY)  ## write the pictures of the UI in docs/images anew; needs Chromium
+	python -m pytest tests/test_ui.py --screenshots docs/images
 
 check: $(READY)  ## format, lint and types, as CI checks them
 	ruff format --check .

@@ -67,11 +67,14 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float) -> 
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser, if there is one.")
 def ui(*, port: int, browser: bool) -> None:
     """Browse the recorded runs in MLflow's own UI."""
-    from charlm.tracking.store import Store
+    from charlm.tracking.store import Store, telling
+    from charlm.tracking.view import give_view
 
     store = Store(project_root())
+    with telling(store.uri):
+        give_view(store)
     if store.is_server:
-        _open(f"{store.uri.rstrip('/')}/{store.runs_page}", browser=browser)
+        _open(store, store.uri.rstrip("/"), browser=browser)
     else:
         _serve(store, port, browser=browser)
 
@@ -233,7 +236,7 @@ def _serve(store: "Store", port: int, *, browser: bool) -> None:
     with subprocess.Popen(command, env=environment, start_new_session=True) as server, suppress(KeyboardInterrupt):
         try:
             _wait_for(address, server)
-            _open(f"{address}/{store.runs_page}", browser=browser)
+            _open(store, address, browser=browser)
             server.wait()
         finally:
             with suppress(ProcessLookupError):
@@ -256,11 +259,14 @@ def _wait_for(address: str, server: "subprocess.Popen[bytes]") -> None:
                 time.sleep(0.2)
 
 
-def _open(address: str, *, browser: bool) -> None:
-    """Say where the runs are and show them, where there is a browser to show them."""
-    click.echo(f"\nThe runs: {address}\n")
+def _open(store: "Store", address: str, *, browser: bool) -> None:
+    """Say where the runs are on the server at `address` and show them, where there is a browser to show them."""
+    from charlm.tracking.view import runs_page
+
+    page = f"{address}/{runs_page(store)}"
+    click.echo(f"\nThe runs: {page}\n")
     if browser:
-        webbrowser.open(address)
+        webbrowser.open(page)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,31 @@ def loss(points: Sequence[Point], references: Mapping[str, float]) -> Figure:
     steps = [point.step for point in points]
     axes.plot(steps, [point.train_loss for point in points], marker=".", label="train")
     axes.plot(steps, [point.test_loss for point in points], marker=".", label="test")
+    low, high = axes.get_ylim()
+    heights = _apart(references, 0.045 * (max(high, *references.values()) - min(low, *references.values())))
     for name, value in references.items():
         axes.axhline(value, color="gray", linewidth=1, linestyle=REFERENCE_STYLES[name])
         axes.annotate(
-            f"{name} {value:.4f}", (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
+            f"{name} {value:.4f}",
+            (1, value),
+            (1.01, heights[name]),
+            xycoords=("axes fraction", "data"),
+            textcoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8,
         )
     axes.set(xlabel="iterations", ylabel="loss (nats per character)", title="Loss of the whole splits")
     axes.legend()
     return figure
+
+
+def _apart(values: Mapping[str, float], gap: float) -> dict[str, float]:
+    """The values, raised where it takes that to be `gap` apart, as labels at these heights have to be."""
+    heights: dict[str, float] = {}
+    last = float("-inf")
+    for name, value in sorted(values.items(), key=lambda item: item[1]):
+        heights[name] = last = max(value, last + gap)
+    return heights
 
 
 def next_char(content: str) -> Figure:

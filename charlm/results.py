@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from charlm.errors import CharlmError
 from charlm.files import sha256
 from charlm.history import Point, from_csv
+from charlm.tracking.model import Trained
 from charlm.tracking.record import Content, Part
 
 if TYPE_CHECKING:
@@ -100,14 +101,20 @@ class Results:
             params=params,
             points=points,
             metrics=_final(metrics),
+            levels={f"reference/{name}": loss for name, loss in metrics["reference"].items()},
             source=str(params["data.source"]),
             parts=[Part(purpose, sha256(self.tokens(purpose)), sha256(self.book)) for purpose in ("train", "test")],
             files=files,
-            model_files={"checkpoint": self.checkpoint, "vocabulary": self.vocabulary},
+            trained=Trained(self.checkpoint, self.vocabulary, self._opening()),
             texts=pipeline,
             figures={"figures/loss.png": self._draw_loss, "figures/next_char.png": self._draw_next_char},
             note=note,
         )
+
+    def _opening(self) -> str:
+        """The first line of the text that holds anything."""
+        with self.book.open(encoding="utf-8") as book:
+            return next(line.strip() for line in book if line.strip())
 
     def _digest(self) -> str:
         """SHA-256 over the digests of all that the stages after prepare have left."""
@@ -127,9 +134,8 @@ class Results:
 
 def _final(metrics: Metrics) -> dict[str, float]:
     """The final figures by MLflow's metric names; the losses are the last points of the curve already."""
-    figures = {
+    return {
         f"{name}/{split}": metrics[split][name]
         for split in ("train", "test")
         for name in ("bits_per_char", "perplexity")
     }
-    return figures | {f"reference/{name}": loss for name, loss in metrics["reference"].items()}

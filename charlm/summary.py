@@ -38,6 +38,7 @@ def markdown(results: Results, params: Mapping[str, Any]) -> str:
         f"**{params['model.name']}** on {params['data.source']}: test loss **{metrics['test']['loss']:.4f}** nats per "
         f"character ({metrics['test']['bits_per_char']:.4f} bits, perplexity {metrics['test']['perplexity']:.2f}).\n\n"
         f"| | nats per character | |\n|---|---|---|\n{table}\n\n"
+        "The beginning of samples/trained.txt:\n\n"
         f"```\n{sample_lines(results.samples[1].read_text(encoding='utf-8'))}\n```\n\n"
         "To run it again, put the params.yaml below Artifacts in the project's place of it, then `dvc repro`.\n"
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from filelock import FileLock
 from ruamel.yaml import YAML
 
 from charlm.checkpoint import save_checkpoint
@@ -17,6 +18,7 @@ from charlm.files import sha256
 from charlm.history import Point
 from charlm.models import BigramLanguageModel
 from charlm.seeding import seeded_generator
+from charlm.tracking.model import Trained
 from charlm.tracking.record import Content, Part
 from charlm.vocabulary import Vocabulary
 
@@ -24,6 +26,12 @@ PROJECT = Path(__file__).resolve().parent.parent
 MIRROR = PROJECT.parent / "shared" / "gutenberg"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests of the UI leave pictures of what they see."""
+    parser.addoption("--screenshots", type=Path, metavar="FOLDER", help="write the pictures that docs/ shows there")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -76,40 +84,66 @@ def run() -> Run:
 
 
 @pytest.fixture(scope="session")
-def tale_project(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """A function that has a named folder filled the first time that one of the parallel processes asks for it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def once(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, filled = base / name, base / f"{name}.filled"
+        with FileLock(base / f"{name}.lock"):
+            if not filled.exists():
+                fill(folder)
+                filled.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def tale_project(once: Once, run: Run) -> Path:
     """A git repository of the project as it stands here, set to the bundled tale, never run, its lock absent."""
-    folder = tmp_path_factory.mktemp("tale") / "project"
-    listed = run(PROJECT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").stdout
-    for name in filter(None, listed.split("\0")):
-        if (PROJECT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(PROJECT / name, folder / name)
-    (folder / "dvc.lock").unlink(missing_ok=True)
-    params = folder / "params.yaml"
-    settings = YAML().load(params.read_text())
-    settings["data"] |= {"source": "tests/tale.txt", "sha256": None}
-    YAML().dump(settings, params)
-    run(folder, "git", "init", "--quiet", "--initial-branch=main")
-    run(folder, "git", "add", "--all")
-    run(folder, "git", "commit", "--quiet", "--message=The project, set to the tale")
-    return folder
+
+    def fill(folder: Path) -> None:
+        listed = run(PROJECT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").stdout
+        for name in filter(None, listed.split("\0")):
+            if (PROJECT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(PROJECT / name, folder / name)
+        (folder / "dvc.lock").unlink(missing_ok=True)
+        params = folder / "params.yaml"
+        settings = YAML().load(params.read_text())
+        settings["data"] |= {"source": "tests/tale.txt", "sha256": None}
+        YAML().dump(settings, params)
+        run(folder, "git", "init", "--quiet", "--initial-branch=main")
+        run(folder, "git", "add", "--all")
+        run(folder, "git", "commit", "--quiet", "--message=The project, set to the tale")
+
+    return once("tale", fill)
 
 
 @pytest.fixture(scope="session")
-def finished_project(tale_project: Path, run: Run) -> Path:
+def finished_project(tale_project: Path, once: Once, run: Run) -> Path:
     """The project on the tale after its first `dvc repro`, the result committed. Not to be changed: copy it."""
-    run(tale_project, "dvc", "repro")
-    run(tale_project, "git", "add", "--all")
-    run(tale_project, "git", "commit", "--quiet", "--message=The result")
-    return tale_project
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(tale_project, folder)
+        run(folder, "dvc", "repro")
+        run(folder, "git", "add", "--all")
+        run(folder, "git", "commit", "--quiet", "--message=The result")
+
+    return once("finished", fill)
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+def empty_store(once: Once, run: Run) -> Path:
     """An MLflow database without experiments: making its tables takes seconds, copying them does not."""
-    folder = tmp_path_factory.mktemp("store")
-    run(folder, "mlflow", "db", "upgrade", "sqlite:///mlflow.db")
-    return folder / "mlflow.db"
+
+    def fill(folder: Path) -> None:
+        folder.mkdir()
+        run(folder, "mlflow", "db", "upgrade", "sqlite:///mlflow.db")
+
+    return once("store", fill) / "mlflow.db"
 
 
 @pytest.fixture
@@ -149,10 +183,11 @@ def content(tmp_path: Path) -> Callable[..., Content]:
             "params": PARAMS,
             "points": POINTS,
             "metrics": {"perplexity/test": 4.9},
+            "levels": {"reference/uniform": 4.4},
             "source": "a.txt",
             "parts": [Part("train", "c" * 64, "d" * 64), Part("test", "e" * 64, "d" * 64)],
             "files": {},
-            "model_files": files,
+            "trained": Trained(files["checkpoint"], files["vocabulary"], "abc"),
             "texts": {},
             "figures": {},
             "note": "A note",

@@ -3,15 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 CAPABILITIES = ["default", "avx2", "avx512"]
@@ -76,36 +73,3 @@ def test_float32_depends_on_the_instructions(project: Path) -> None:
     plain = results(project, "plain", ATEN_CPU_CAPABILITY="default")
     wide = results(project, "wide")
     assert plain["train/model.safetensors"] != wide["train/model.safetensors"]
-
-
-@contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    """A real MLflow server on a free port; its address."""
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        assert any("Uvicorn running on" in line for line in server.stderr)
-        yield f"http://127.0.0.1:{port}"
-        server.terminate()
-        server.communicate()
-
-
-def test_tracking_decides_nothing(project: Path, run: Callable[..., Any], tmp_path: Path) -> None:
-    """Off and on a server: every file and dvc.lock are as a fresh local store left them, and git stays clean."""
-
-    def data() -> dict[str, bytes]:
-        return {str(path): path.read_bytes() for path in [*(project / "data").rglob("*.*"), project / "dvc.lock"]}
-
-    before = data()
-    with mlflow_server(tmp_path) as address:
-        for environment in ({"CHARLM_TRACKING": "off"}, {"MLFLOW_TRACKING_URI": address}):
-            told = run(project, "dvc", "repro", "--force", **environment).stdout
-            assert ("nothing is recorded" in told) == ("CHARLM_TRACKING" in environment)
-            assert data() == before
-            assert run(project, "git", "status", "--porcelain").stdout == ""
-        [held] = MlflowClient(address).search_runs(["1"])
-    assert held.info.status == "FINISHED"

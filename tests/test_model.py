@@ -24,14 +24,16 @@ Run = Callable[..., Any]
 Ask = Callable[..., tuple[int, str]]
 
 
-@pytest.fixture(scope="module")
-def promoted(finished_project: Path, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+@pytest.fixture(scope="session")
+def promoted(finished_project: Path, once: Callable[..., Path], run: Run) -> Path:
     """A copy of the finished project whose only run was promoted. Its store is its own; not to be changed."""
-    folder = tmp_path_factory.mktemp("promoted") / "project"
-    shutil.copytree(finished_project, folder, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
-    run(folder, "dvc", "repro", "--force", "--single-item", "record")
-    run(folder, "charlm", "promote")
-    return folder
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(finished_project, folder, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+        run(folder, "dvc", "repro", "--force", "--single-item", "record")
+        run(folder, "charlm", "promote")
+
+    return once("promoted", fill)
 
 
 def client(project: Path) -> MlflowClient:

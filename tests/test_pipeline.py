@@ -182,19 +182,32 @@ def test_changed_sample_after_a_lost_store_is_recorded_as_restored_beside_the_ea
     assert artifacts(changed)["samples/trained.txt"] != artifacts(earlier)["samples/trained.txt"]
 
 
-def test_queued_experiments_leave_their_runs_in_the_one_store(project: Path, run: Run) -> None:
+def test_queue_of_twelve_leaves_every_run_in_the_one_store(project: Path, run: Run) -> None:
+    """A grid, some of it too much: DVC's own table tells nothing of why an experiment failed."""
     (project / "mlflow.db").unlink()  # two workers then make its tables at once
-    rates = {f"queued-{number}": f"0.0{number}" for number in range(1, 5)}
-    for name, rate in rates.items():
-        run(project, "dvc", "exp", "run", "--name", name, "--queue", "-S", f"train.learning_rate={rate}")
+    grid = ("train.learning_rate=0.1,1.0,1e300", "train.batch_size=range(4,17,4)")
+    sets = [word for values in grid for word in ("-S", values)]
+    run(project, "dvc", "exp", "run", "--queue", "--name", "rates", *sets)
     run(project, "dvc", "queue", "start", "--jobs", "2")
     while re.search(r"Queued|Running", status := run(project, "dvc", "queue", "status").stdout):
         time.sleep(1)
-    assert status.count("Success") == 4, status
-    assert {held.info.run_name: held.data.params["train.learning_rate"] for held in runs(project)} == rates
-    assert {held.data.tags["charlm.dvc_experiment"] for held in runs(project)} == rates.keys()
-    assert {held.data.tags["charlm.origin"] for held in runs(project)} == {"trained"}
-    assert all(is_complete(project, held) for held in runs(project))
+    assert (status.count("Success"), status.count("Failed")) == (8, 4), status
+    held = {found.info.run_name: found for found in runs(project)}
+    values = [(rate, size) for rate in ("0.1", "1.0", "1e+300") for size in ("4", "8", "12", "16")]
+    assert {
+        name: (found.data.params["train.learning_rate"], found.data.params["train.batch_size"])
+        for name, found in held.items()
+    } == {f"rates-{number}": pair for number, pair in enumerate(values, start=1)}
+    assert {name: found.data.tags["charlm.dvc_experiment"] for name, found in held.items()} == {n: n for n in held}
+    assert {found.data.tags["charlm.sweep"] for found in held.values()} == {"rates"}
+    assert {found.data.tags["charlm.origin"] for found in held.values()} == {"trained"}
+    for found in held.values():
+        if found.data.params["train.learning_rate"] == "1e+300":
+            assert found.info.status == "FAILED"
+            assert "learning_rate" in found.data.tags["mlflow.note.content"]
+            assert b"Traceback" in artifacts(found)["log.txt"]
+        else:
+            assert is_complete(project, found)
 
 
 def test_results_travel_through_a_remote_and_are_recorded_where_they_arrive(

@@ -54,6 +54,7 @@ def test_every_stage_may_be_interrupted_terminated_or_killed(
     run(project, "dvc", "repro")
     assert {path: held for path, held in data().items() if not _hidden(path)} == before
     assert run(project, "git", "status", "--porcelain").stdout == ""
+    run(project, "dvc", "repro", "--force", "--single-item", "train", "record")
     assert sorted(_status(project)) == ["FINISHED", "FINISHED", "KILLED", "KILLED", "KILLED", "KILLED"]
 
 

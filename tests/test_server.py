@@ -37,6 +37,8 @@ from charlm.tracking.live import live_run
 from charlm.tracking.record import Content, record
 from charlm.tracking.store import Store, TrackingError
 
+pytestmark = pytest.mark.xdist_group("one PostgreSQL and its server")
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 LogIn = Callable[[dict[str, str]], None]
 PAGE = (Path(__file__).resolve().parent.parent / "docs/server.md").read_text(encoding="utf-8")
@@ -339,7 +341,7 @@ def assert_complete(team: Team, run: MlflowRun, checkout: Path, folder: Path) ->
     for key, field in {"loss/train": "train_loss", "loss/test": "test_loss", "loss/batch": "batch_loss"}.items():
         values = [(point.step, getattr(point, field)) for point in points]
         assert course(team, run, key) == [(step, value) for step, value in values if value is not None]
-    for key in ("perplexity/test", "bits_per_char/train", "reference/bigram_floor"):
+    for key in ("perplexity/test", "bits_per_char/train"):
         assert len(course(team, run, key)) == 1
     assert len(run.data.params) == 17
     assert len(run.inputs.dataset_inputs) == 2
@@ -367,13 +369,14 @@ def assert_holds_content(team: Team, run: MlflowRun) -> None:
     assert course(team, run, "loss/test") == [(0, 3.1), (10, 2.1), (15, 1.6)]
     assert course(team, run, "loss/batch") == [(10, 2.05), (15, 1.55)]
     assert course(team, run, "perplexity/test") == [(15, 4.9)]
+    assert course(team, run, "reference/uniform") == [(0, 4.4), (15, 4.4)]
     assert run.data.tags["mlflow.note.content"] == "A note"
     names = {entry.path for entry in MlflowClient(team.address).list_artifacts(run.info.run_id)}
     assert names == {"note.txt", "environment.json", "patch.diff"}
     [model] = MlflowClient(team.address).search_logged_models([run.info.experiment_id])
     assert model.status == "READY"
     assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
-    figures = {"loss/train": 1.5, "loss/test": 1.6, "perplexity/test": 4.9}
+    figures = {"loss/train": 1.5, "loss/test": 1.6, "perplexity/test": 4.9, "reference/uniform": 4.4}
     assert {metric.key: metric.value for metric in model.metrics} == figures
 
 
@@ -422,7 +425,7 @@ def test_ui_names_the_server_and_opens_nothing(
     monkeypatch.chdir(checkout)
     result = CliRunner().invoke(main, ["ui", "--no-browser"])
     assert result.exit_code == 0, result.output
-    page = f"/#/experiments/{Store(checkout).experiment_id}/runs?workflowType=machine_learning"
+    page = f"/#/experiments/{Store(checkout).experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=charlm"
     assert f"The runs: {team.address}{page}\n" in result.output
     assert not (checkout / "mlflow.db").exists()
 
@@ -531,7 +534,7 @@ def test_every_point_of_a_training_on_a_bad_line_is_there_once(
     with live_run(here, {"train.seed": 1}, warn=print) as run:
         for point in whole.points:
             run.log(point, None)
-        run.finish(whole.model_files["checkpoint"])
+        run.finish(whole.trained.checkpoint)
     recorded(here, whole)
     [held] = runs(team, experiment)
     assert held.data.tags["charlm.origin"] == "trained"
@@ -561,7 +564,7 @@ def test_record_cut_short_anywhere_is_finished_by_the_next(
 def test_record_stage_cut_short_says_so_and_the_next_finishes_its_run(
     team: Team, checkout: Path, run: Run, line: Line, log_in: LogIn, experiment: str, tmp_path: Path
 ) -> None:
-    line.decide(lambda number: Fate.ARRIVES if number < 8 else Fate.LOST)
+    line.decide(from_then_on(Fate.LOST, 2), "runs/log-batch")
     told = run(checkout, *RECORD, code=1, **team.user("ann", experiment, line.address)).stderr
     assert f"Error: MLflow cannot use its store {line.address}: " in told
     assert "`dvc repro --force --single-item record` records them later" in told

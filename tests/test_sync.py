@@ -32,16 +32,18 @@ def runs(project: Path) -> dict[str, MlflowRun]:
     return {run.info.run_name: run for run in client(project).search_runs(["1"])}
 
 
-@pytest.fixture(scope="module")
-def two_results(finished_project: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+@pytest.fixture(scope="session")
+def two_results(finished_project: Path, empty_store: Path, once: Callable[..., Path], run: Run) -> Path:
     """A project with a committed result and a better experiment in DVC's cache, and an empty store. To be copied."""
-    folder = tmp_path_factory.mktemp("results") / "project"
-    shutil.copytree(finished_project, folder, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
-    better = ("-S", "train.learning_rate=0.1", "-S", "sample.max_new_tokens=50")
-    run(folder, "dvc", "exp", "run", "--name", "better-1", *better, CHARLM_TRACKING="off")
-    run(folder, "git", "checkout", "--quiet", ".")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    return folder
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(finished_project, folder, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+        better = ("-S", "train.learning_rate=0.1", "-S", "sample.max_new_tokens=50")
+        run(folder, "dvc", "exp", "run", "--name", "better-1", *better, CHARLM_TRACKING="off")
+        run(folder, "git", "checkout", "--quiet", ".")
+        shutil.copy(empty_store, folder / "mlflow.db")
+
+    return once("results", fill)
 
 
 @pytest.fixture

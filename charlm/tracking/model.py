@@ -6,6 +6,7 @@ A model from code (`served.py`) beside checkpoint, vocabulary and charlm's own m
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,15 @@ _IMPORTED = ("mlflow", "numpy", "safetensors", "torch")
 """The packages that they import, and none comes with another."""
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What the model of a run is made of: two files, and a prompt as its example."""
+
+    checkpoint: Path
+    vocabulary: Path
+    example: str
+
+
 def models_of(client: "MlflowClient", run: "Run") -> "list[LoggedModel]":
     """The models of the run, whole ones and others."""
     condition = f"source_run_id = '{run.info.run_id}'"
@@ -33,55 +43,56 @@ def models_of(client: "MlflowClient", run: "Run") -> "list[LoggedModel]":
 
 
 def complete_model(
-    client: "MlflowClient", run: "Run", files: Mapping[str, Path], params: Mapping[str, Any], measured: Sequence[str]
+    client: "MlflowClient", run_id: str, trained: Trained, params: Mapping[str, Any], measured: Sequence[str]
 ) -> None:
-    """Log the model of the run if it has none: checkpoint and vocabulary of `files`, the metrics `measured` on it.
+    """Log the model of the run if it has none, made of `trained`, with the run's metrics that were `measured` on it.
 
-    `params` are those of every section by dotted key; the sample's prompt is its example and the rest the defaults.
+    `params` are those of every section by dotted key, the sample's are the model's defaults.
     A model whose logging was cut short is deleted.
     """
     from mlflow.entities import LoggedModelOutput
 
+    run = client.get_run(run_id)
     models = models_of(client, run)
     whole = [model.model_id for model in models if model.status == "READY"]
     for model in models:
         if model.model_id not in whole:
             client.delete_logged_model(model.model_id)
-    model_id = whole[0] if whole else _log(client, run, files, params)
+    model_id = whole[0] if whole else _log(client, run, trained, params)
     if model_id not in [output.model_id for output in (run.outputs.model_outputs if run.outputs else [])]:
         _link_metrics(client, run, model_id, measured)
-        client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, int(params["train.max_iters"]))])
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, int(params["train.max_iters"]))])
 
 
-def _log(client: "MlflowClient", run: "Run", files: Mapping[str, Path], params: Mapping[str, Any]) -> str:
+def _log(client: "MlflowClient", run: "Run", trained: Trained, params: Mapping[str, Any]) -> str:
     """Make a new model of the run and return its id."""
     held = {param.key: param.value for param in as_params(params)}
     model = client.create_logged_model(run.info.experiment_id, NAME, run.info.run_id, params=held)
     with tempfile.TemporaryDirectory() as folder:
-        code = Path(folder) / "charlm"
-        code.mkdir()
-        for name in CODE:
-            shutil.copy(_PACKAGE / f"{name}.py", code)
-        _save(Path(folder) / "model", code, model, files, params)
+        _save(Path(folder), model, trained, params)
         client.log_model_artifacts(model.model_id, f"{folder}/model")
     client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
 
 
-def _save(path: Path, code: Path, model: "LoggedModel", files: Mapping[str, Path], params: Mapping[str, Any]) -> None:
-    """Write the model's artifacts to the folder `path`, the package in the folder `code` among them."""
+def _save(folder: Path, model: "LoggedModel", trained: Trained, params: Mapping[str, Any]) -> None:
+    """Write the model's artifacts to `folder`/model."""
     from mlflow.models.model import Model
     from mlflow.pyfunc import save_model
 
+    code = folder / "charlm"
+    code.mkdir()
+    for name in CODE:
+        shutil.copy(_PACKAGE / f"{name}.py", code)
     sampling = {name: params[f"sample.{name}"] for name in ("max_new_tokens", "temperature", "seed")}
     save_model(
-        path=str(path),
+        path=str(folder / "model"),
         mlflow_model=Model(model.artifact_location, model.source_run_id, model_id=model.model_id),
         python_model=str(_PACKAGE / "tracking/served.py"),
         code_paths=[str(code)],
-        artifacts={name: str(file) for name, file in files.items()},
+        artifacts={"checkpoint": str(trained.checkpoint), "vocabulary": str(trained.vocabulary)},
         signature=_signature(sampling),
-        input_example=([params["sample.prompt"]], sampling),
+        input_example=([trained.example], sampling),
         pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _IMPORTED],
     )
 

@@ -16,8 +16,9 @@ from charlm.files import sha256
 from charlm.history import Point
 from charlm.provenance import NAMES, Origin
 from charlm.tracking.entries import as_metrics, as_params, curve, log_bytes
-from charlm.tracking.model import complete_model
+from charlm.tracking.model import Trained, complete_model
 from charlm.tracking.store import BATCH, CHECKPOINT_TAG, NOTE_TAG, RESULTS_TAG, Store, telling
+from charlm.tracking.view import give_view
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,13 +47,15 @@ class Content:
     points: Sequence[Point]
     metrics: Mapping[str, float]
     """Final figures by metric name; the losses are the last of `points`."""
+    levels: Mapping[str, float]
+    """What is the same at every step, by metric name: kept at the first and the last, the UI draws a line of it."""
     source: str
     """Where the text is from."""
     parts: Sequence[Part]
     files: Mapping[str, Path]
     """By the name of the artifact."""
-    model_files: Mapping[str, Path]
-    """`checkpoint` and `vocabulary`, which the model is made of."""
+    trained: Trained
+    """What its model is made of."""
     texts: dict[str, str]
     """By the name of the artifact; what a run holds of this name stays, whatever stands in it."""
     figures: Mapping[str, "Callable[[], Figure]"]
@@ -68,6 +71,7 @@ def record(store: Store, content: Content, origin: Origin) -> list[str]:
     used; a later call then goes on where this one stopped. Runs whose process was killed are closed as KILLED.
     """
     with telling(store.uri):
+        give_view(store)
         ids = [run.info.run_id for run in _runs_of(store, content)]
         _close_abandoned(store, but=ids)
         if not ids:
@@ -130,7 +134,8 @@ def _complete(client: "MlflowClient", run: "Run", content: Content, origin: Orig
     if not (run.inputs and run.inputs.dataset_inputs):
         client.log_inputs(run_id, datasets=_datasets(content))
     _complete_artifacts(client, run_id, content, origin)
-    complete_model(client, run, content.model_files, content.params, ["loss/train", "loss/test", *content.metrics])
+    measured = ["loss/train", "loss/test", *content.metrics, *content.levels]
+    complete_model(client, run_id, content.trained, content.params, measured)
     if NOTE_TAG not in run.data.tags:
         client.set_tag(run_id, NOTE_TAG, content.note)
     if run.info.status != "FINISHED":
@@ -139,28 +144,32 @@ def _complete(client: "MlflowClient", run: "Run", content: Content, origin: Orig
 
 def _complete_metrics(client: "MlflowClient", run: "Run", content: Content) -> None:
     """Add the points of the loss curve and the final figures that the run does not hold, or holds otherwise."""
-    last = content.points[-1]
-    metrics = [metric for key in curve(last) for metric in _missing(client, run, key, content.points)]
+    first, last = content.points[0], content.points[-1]
+    curves = {
+        key: {point.step: curve(point)[key] for point in content.points if key in curve(point)} for key in curve(last)
+    }
+    curves |= {key: {first.step: value, last.step: value} for key, value in content.levels.items()}
+    metrics = [metric for key, values in curves.items() for metric in _missing(client, run, key, values)]
     for key, value in content.metrics.items():
         if run.data.metrics.get(key) != value:
             times = [held.timestamp for held in _history(client, run, key)]
             metrics += as_metrics({key: value}, last.step, max(times, default=run.info.start_time) + 1)
-    for first in range(0, len(metrics), BATCH):
-        client.log_batch(run.info.run_id, metrics=metrics[first : first + BATCH])
+    for start in range(0, len(metrics), BATCH):
+        client.log_batch(run.info.run_id, metrics=metrics[start : start + BATCH])
 
 
-def _missing(client: "MlflowClient", run: "Run", key: str, points: Sequence[Point]) -> "Iterator[Metric]":
-    """The metrics `key` of the points that the run does not hold, each at the time of the point before it.
+def _missing(client: "MlflowClient", run: "Run", key: str, values: Mapping[int, float]) -> "Iterator[Metric]":
+    """Those of the metric's `values` by step that the run does not hold, each at the time of the one before it.
 
     MLflow orders by time, then step, and keeps one of metrics that are alike in all: so a gap is filled in place, and
     what two records add at once is there once.
     """
     held = {metric.step: metric.timestamp for metric in _history(client, run, key)}
     when = run.info.start_time
-    for point in points:
-        when = held.get(point.step, when)
-        if point.step not in held and key in (values := curve(point)):
-            yield from as_metrics({key: values[key]}, point.step, when)
+    for step, value in values.items():
+        when = held.get(step, when)
+        if step not in held:
+            yield from as_metrics({key: value}, step, when)
 
 
 def _history(client: "MlflowClient", run: "Run", key: str) -> "list[Metric]":

@@ -30,7 +30,9 @@ _REMEDIES = {
     "You are not authenticated": (
         "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user that the server knows."
     ),
-    "Permission denied$": "Have its owner or an administrator let {user} write to the experiment {experiment}.",
+    "error code 403.*Permission denied": (
+        "Have its owner or an administrator let {user} write to the experiment {experiment}."
+    ),
     "Invalid Host header": "Have its administrator add {host} to --allowed-hosts.",
     "out-of-date database schema|locate revision": (
         "Its tables are another MLflow's. An older one's: keep a copy of it, then mlflow db upgrade {uri}. "
@@ -140,14 +142,6 @@ class Store:
     def is_server(self) -> bool:
         """Whether an MLflow server keeps the store, rather than a database that is opened here."""
         return _is_server(self.uri)
-
-    @property
-    def runs_page(self) -> str:
-        """The part of the UI's address, from `#`, that opens on the experiment's list of runs.
-
-        Without workflowType the UI opens on an overview for generative models, whatever the experiment's kind.
-        """
-        return f"#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
 
     def runs(self, condition: str = "") -> list["Run"]:
         """All runs of the experiment that fulfil `condition`, in MLflow's language for it, newest first."""

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,7 +67,7 @@ def test_generate_tells_what_is_wrong(
 @contextmanager
 def ui(project: Path, port: int) -> Iterator[str]:
     """`charlm ui` in a folder of the project; the address that it prints."""
-    command = [sys.executable, "-m", "charlm.cli", "ui", "--no-browser", "--port", str(port)]
+    command = ["charlm", "ui", "--no-browser", "--port", str(port)]
     with subprocess.Popen(
         command,
         cwd=project / "tests",
@@ -96,7 +95,10 @@ def free_port() -> int:
 def test_ui_shows_the_runs_of_the_project_from_any_of_its_folders(finished_project: Path) -> None:
     port = free_port()
     with ui(finished_project, port) as address:
-        assert address == f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning"
+        assert (
+            address
+            == f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=charlm"
+        )
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
             assert "<title>MLflow</title>" in page.read().decode()
         api = f"http://127.0.0.1:{port}/api/2.0/mlflow/"

@@ -88,6 +88,8 @@ def test_the_description_of_a_run_is_this_markdown(data: Path) -> None:
         "| bigram_counts | 2.4837 | counted pairs of the train split |\n"
         "| bigram_floor | 2.4198 | no bigram's train loss can go below |\n"
         "\n"
+        "The beginning of samples/trained.txt:\n"
+        "\n"
         "```\n"
         "The [b]cat[/b]\n"
         "sat.\n"

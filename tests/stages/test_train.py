@@ -93,7 +93,7 @@ def test_store_lost_in_mid_training_does_not_stop_it(project: Path, run: Callabl
         os.truncate(project / "mlflow.db", 0)
         _, told = training.communicate()
     assert training.returncode == 0, told
-    assert "The record stage makes a complete run of the result." in told
+    assert "The record stage completes the run of the result." in told
     run(project, "python", "-m", "stages.train", "data/prepare", "untracked", CHARLM_TRACKING="off")
     for name in ("model.safetensors", "history.csv"):
         assert (project / "out" / name).read_bytes() == (project / "untracked" / name).read_bytes()

@@ -39,6 +39,7 @@ def test_points_that_did_not_arrive_are_added_once(
             "loss/train": 1.5,
             "loss/test": 1.6,
             "perplexity/test": 4.9,
+            "reference/uniform": 4.4,
         }
     assert store.client.get_run(run_id).info.status == "FINISHED"
 

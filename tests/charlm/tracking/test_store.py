@@ -126,7 +126,7 @@ def test_disk_that_fills_up_does_not_stop_a_training(
         for _ in range(100):
             for step in range(1000):
                 live.log(Point(step, 1.0, 1.0, 1.0), 1.0)
-        live.finish(whole.model_files["checkpoint"])
+        live.finish(whole.trained.checkpoint)
     assert "disk" in told[0]
     (mounted / "filler").unlink()
     assert record(Store(mounted), whole, Origin(Path(), None))

@@ -1,0 +1,122 @@
+"""How the experiment opens in MLflow's UI: which columns its list of runs has, and which charts are drawn of them.
+
+MLflow keeps such a view as a tag of the experiment, `mlflow.sharedViewState.<key>`. An address that names the key opens
+with it, and the UI lists it below Views. The fields are those that the UI writes when a view is saved there; one that
+is left out has its default.
+"""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from charlm.tracking.store import Store
+
+KEY = "charlm"
+COLUMNS = {
+    "attributes.`Run Name`": 120,
+    "runDateAndNestInfo": 140,
+    "metrics.`loss/test`": 95,
+    "metrics.`bits_per_char/test`": 130,
+    "params.`model.name`": 100,
+    "params.`train.learning_rate`": 135,
+    "params.`train.batch_size`": 120,
+    "params.`train.max_iters`": 110,
+}
+"""Of the list of runs, each with its width in pixels: together as wide as the list on a screen of 1280."""
+REFERENCES = tuple(f"reference/{name}" for name in ("uniform", "unigram", "bigram_counts", "bigram_floor"))
+SWEPT = ("train.learning_rate", "train.batch_size", "train.max_iters")
+_MADE = 1_767_225_600_000  # The UI wants a time, and a view that is the same has to be the same tag.
+
+Chart = dict[str, Any]
+
+
+def runs_page(store: "Store") -> str:
+    """The part of the UI's address, from `#`, that opens on the experiment's list of runs, with this view.
+
+    Without workflowType the UI opens on an overview for generative models, whatever the experiment's kind.
+    """
+    return f"#/experiments/{store.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={KEY}"
+
+
+def give_view(store: "Store") -> None:
+    """Give the experiment the view, unless it has it."""
+    name, value = tag()
+    if store.client.get_experiment(store.experiment_id).tags.get(name) != value:
+        store.client.set_experiment_tag(store.experiment_id, name, value)
+
+
+def tag() -> tuple[str, str]:
+    """Name and value of the experiment's tag that holds the view."""
+    view = {"name": KEY, "createdAt": _MADE, "updatedAt": _MADE, "state": json.dumps(state(), separators=(",", ":"))}
+    return f"mlflow.sharedViewState.{KEY}", json.dumps(view)
+
+
+def state() -> dict[str, Any]:
+    """The view, by the UI's own names; the run with the lowest test loss comes first."""
+    sections = _sections()
+    return {
+        "orderByKey": "metrics.`loss/test`",
+        "orderByAsc": True,
+        "selectedColumns": [name for name in COLUMNS if name.startswith(("metrics.", "params."))],
+        "columnOrder": list(COLUMNS),
+        "columnWidths": COLUMNS,
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "useGroupedValuesInCharts": False,  # runs grouped in the list, by a sweep say, are each drawn all the same
+        "compareRunCharts": [chart | {"metricSectionId": name} for name, held in sections.items() for chart in held],
+        "compareRunSections": [_section(name) for name in sections],
+        "isAccordionReordered": True,  # else the UI sorts the sections by name
+    }
+
+
+def _sections() -> dict[str, list[Chart]]:
+    """The charts by their section. Every metric has one, for the UI adds its own for each that has none."""
+    return {
+        "Loss": [_line("Train", "loss/train"), _line("Test", "loss/test")],
+        "Loss beside its references": [_line("Train, test and references", "loss/test", "loss/train", *REFERENCES)],
+        "What was varied, and what came of it": [_parallel(SWEPT, ("loss/train", "loss/test"))],
+        "Final figures": [
+            _chart("BAR", f"{name}, {split}", metricKey=f"{key}/{split}")
+            for name, key in {"Bits per character": "bits_per_char", "Perplexity": "perplexity"}.items()
+            for split in ("train", "test")
+        ],
+        "References": [_chart("BAR", name, metricKey=name) for name in REFERENCES],
+        "Training": [
+            _line("Loss of single batches", "loss/batch"),
+            _line("Tokens a second", "speed/tokens_per_second"),
+            _line("Seconds", "time/seconds"),
+        ],
+    }
+
+
+def _section(name: str) -> dict[str, Any]:
+    wide = name in ("Loss beside its references", "What was varied, and what came of it")
+    shape = {"columns": 1 if wide else 2, "cardHeight": 360, "display": name not in ("References", "Training")}
+    return {"uuid": name, "name": name, "isReordered": True, "deleted": False, "isGenerated": False} | shape
+
+
+def _chart(kind: str, name: str, **more: Any) -> Chart:
+    own = {"type": kind, "uuid": name, "displayName": name, "isGenerated": False, "deleted": False}
+    return own | {"runsCountToCompare": 20} | more
+
+
+def _line(name: str, *keys: str) -> Chart:
+    return _chart(
+        "LINE",
+        name,
+        metricKey=keys[0],
+        selectedMetricKeys=keys,
+        xAxisKey="step",
+        xAxisScaleType="linear",
+        scaleType="linear",
+        lineSmoothness=0,
+        range={},
+        yAxisKey="metric",
+        yAxisExpressions=[],
+        useGlobalXaxisKey=True,
+        useGlobalLineSmoothing=True,
+    )
+
+
+def _parallel(params: tuple[str, ...], metrics: tuple[str, ...]) -> Chart:
+    name = "Parameters and results"
+    return _chart("PARALLEL", name, selectedParams=params, selectedMetrics=metrics, showAllRuns=True)
