@@ -31,7 +31,7 @@ def sample_lines(text: str) -> str:
 
 
 def markdown(results: Results, params: Mapping[str, Any]) -> str:
-    """The description of a run: what was trained, on which text, how well, and how to run it again."""
+    """The description of a run: what was trained, on which text, and how well."""
     metrics = results.read_metrics()
     table = "\n".join(f"| {name} | {loss:.4f} | {meaning} |" for name, loss, meaning in rows(metrics))
     return (
@@ -39,8 +39,7 @@ def markdown(results: Results, params: Mapping[str, Any]) -> str:
         f"character ({metrics['test']['bits_per_char']:.4f} bits, perplexity {metrics['test']['perplexity']:.2f}).\n\n"
         f"| | nats per character | |\n|---|---|---|\n{table}\n\n"
         "The beginning of samples/trained.txt:\n\n"
-        f"```\n{sample_lines(results.samples[1].read_text(encoding='utf-8'))}\n```\n\n"
-        "To run it again, put the params.yaml below Artifacts in the project's place of it, then `dvc repro`.\n"
+        f"```\n{sample_lines(results.samples[1].read_text(encoding='utf-8'))}\n```\n"
     )
 
 

@@ -195,6 +195,7 @@ def test_page_of_a_run_describes_it_with_its_figures_and_its_dataset(
     expect(run_page.get_by_text("Show more")).to_be_visible()
     run_page.get_by_text("Show more").click()
     expect(run_page.get_by_role("strong").filter(has_text=f"{best.data.metrics['loss/test']:.4f}")).to_be_visible()
+    expect(run_page.get_by_text(f"charlm reproduce {best.info.run_id[:12]}")).to_be_visible()
     expect(run_page.get_by_role("row", name="counted pairs of the train split")).to_contain_text("bigram_counts")
     expect(run_page.get_by_role("row", name="perplexity/test")).to_contain_text(
         str(best.data.metrics["perplexity/test"])
@@ -268,7 +269,7 @@ def test_registry_shows_the_champion_its_run_and_what_it_takes_and_gives(
     page.goto(f"{address.partition('#')[0]}#/models/charlm?workflowType=machine_learning")
     version = page.get_by_role("row").filter(has_text="champion")
     expect(version).to_be_visible()
-    picture("registry", height=420)
+    picture("registry", height=500)
     version.get_by_role("link", name="Version").click()
     expect(page.get_by_role("link", name=promoted.info.run_name)).to_be_visible()
     for part in ("Inputs", "Outputs"):

@@ -61,7 +61,7 @@ class Content:
     figures: Mapping[str, "Callable[[], Figure]"]
     """By the name of the artifact, each drawn when it is missing."""
     note: str
-    """The run's description, in Markdown."""
+    """The run's description, in Markdown; the command that makes it again is added."""
 
 
 def record(store: Store, content: Content, origin: Origin) -> list[str]:
@@ -137,7 +137,8 @@ def _complete(client: "MlflowClient", run: "Run", content: Content, origin: Orig
     measured = ["loss/train", "loss/test", *content.metrics, *content.levels]
     complete_model(client, run_id, content.trained, content.params, measured)
     if NOTE_TAG not in run.data.tags:
-        client.set_tag(run_id, NOTE_TAG, content.note)
+        again = f"`charlm reproduce {run_id[:12]}` makes it again and compares every byte."
+        client.set_tag(run_id, NOTE_TAG, f"{content.note}\n{again}\n")
     if run.info.status != "FINISHED":
         client.set_terminated(run_id)
 

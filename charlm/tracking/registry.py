@@ -1,5 +1,6 @@
 """The registered model: versions from runs, the alias `champion` on the best of them, and the files of any model."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION = "champion"
+MODEL_VERSIONS = "mlflow.modelVersions"
 LOSS = "loss/test"
 
 
@@ -107,7 +109,10 @@ def _registered(client: "MlflowClient", run: "Run") -> "ModelVersion":
     if versions:
         return versions[0]
     model = models[0].model_id
-    return client.create_model_version(NAME, f"models:/{model}", run.info.run_id, model_id=model)
+    version = client.create_model_version(NAME, f"models:/{model}", run.info.run_id, model_id=model)
+    # What the page of the model says that it is registered by.
+    client.set_logged_model_tags(model, {MODEL_VERSIONS: json.dumps([{"name": NAME, "version": version.version}])})
+    return version
 
 
 def _require_better(client: "MlflowClient", run: "Run", champion: "ModelVersion") -> None:

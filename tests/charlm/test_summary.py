@@ -94,8 +94,6 @@ def test_the_description_of_a_run_is_this_markdown(data: Path) -> None:
         "The [b]cat[/b]\n"
         "sat.\n"
         "```\n"
-        "\n"
-        "To run it again, put the params.yaml below Artifacts in the project's place of it, then `dvc repro`.\n"
     )
 
 
