@@ -253,7 +253,7 @@ def promoted(sweep: Path, runs: list[MlflowRun], run: Run) -> MlflowRun:
 def test_page_of_a_run_leads_to_its_model_with_an_example_of_what_goes_in(
     promoted: MlflowRun, run_page: Page, sweep: Path, picture: Picture
 ) -> None:
-    run_page.get_by_role("grid").get_by_role("link", name="charlm", exact=True).click()
+    run_page.get_by_role("grid").get_by_role("link", name="charlm").first.click()
     expect(run_page.get_by_role("heading", name="charlm")).to_be_visible()
     expect(run_page.get_by_role("link", name=promoted.info.run_name).first).to_be_visible()
     run_page.get_by_text("Artifacts", exact=True).click()
