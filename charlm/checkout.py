@@ -31,7 +31,7 @@ def check_out(root: Path, commit: str, folder: Path) -> None:
 
 def outputs(lock: bytes, stages: tuple[str, ...]) -> dict[tuple[str, str], str]:
     """DVC's digest of each output of `stages` in a dvc.lock, by stage and path, in the order of `stages`."""
-    content = YAML(typ="safe").load(lock)["stages"]
+    content = (YAML(typ="safe").load(lock) or {}).get("stages") or {}
     return {(name, out["path"]): out["md5"] for name in stages for out in content.get(name, {}).get("outs", [])}
 
 

@@ -67,14 +67,11 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float) -> 
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser, if there is one.")
 def ui(*, port: int, browser: bool) -> None:
     """Browse the recorded runs in MLflow's own UI."""
-    from charlm.tracking.store import Store, telling
-    from charlm.tracking.view import give_view
+    from charlm.tracking.store import Store, shown
 
     store = Store(project_root())
-    with telling(store.uri):
-        give_view(store)
     if store.is_server:
-        _open(store, store.uri.rstrip("/"), browser=browser)
+        _open(store, shown(store.uri.rstrip("/")), browser=browser)
     else:
         _serve(store, port, browser=browser)
 
@@ -90,11 +87,11 @@ def ui(*, port: int, browser: bool) -> None:
     callback=_finite,
     help="Lower keeps to the likely characters, higher strays from them.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="The same seed gives the same text [default: random].")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="The same seed gives the same text [default: random].")
 @click.option("--model", help="A folder, runs:/<run id> or models:/charlm@champion [default: the project's data].")
 def generate(prompt: str, length: int, temperature: float, seed: int | None, model: str | None) -> None:
     """Continue PROMPT, a line end if it is not given, with text from the trained model."""
-    seed = secrets.randbits(64) if seed is None else seed
+    seed = secrets.randbits(63) if seed is None else seed
     with tempfile.TemporaryDirectory(prefix="charlm-model.") as folder:
         checkpoint, characters = _model_files(_model_folder(model, Path(folder)))
 
@@ -142,7 +139,7 @@ def sync() -> None:
     for state in track(syncing.states(root), "sync", console=Console(stderr=True)):
         try:
             made = syncing.sync(root, cache, store, state)
-        except (syncing.NotInCacheError, syncing.OtherParamsError, ParamsError) as err:
+        except (syncing.LeftOutError, ParamsError) as err:
             told = f"left out, {err.message}"
         else:
             told = f"recorded as run {', '.join(made)}" if made else "is recorded already"
@@ -227,9 +224,10 @@ def _serve(store: "Store", port: int, *, browser: bool) -> None:
         except OSError as err:
             raise PortError(port) from err
     address = f"http://127.0.0.1:{port}"
-    where = ["--backend-store-uri", store.uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     quiet = ["--uvicorn-opts", "--log-level warning"]
     environment = os.environ | {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
+    environment |= {"MLFLOW_BACKEND_STORE_URI": store.uri}  # not on the command line: it may hold a password
     command = [sys.executable, "-m", "mlflow", "ui", *where, *quiet]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # In a session of its own, Ctrl-C reaches this process alone, which then ends the server and all that it started.

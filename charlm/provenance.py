@@ -20,6 +20,7 @@ ENVIRONMENT, PATCH = "environment.json", "patch.diff"
 NAMES = {ENVIRONMENT, PATCH}
 """The artifacts that a record holds of them."""
 COMMIT_TAG = "mlflow.source.git.commit"
+EXPERIMENT_TAG = "charlm.dvc_experiment"
 SWEEP_TAG = "charlm.sweep"
 # What DVC writes while a stage runs, and what a record keeps as a file of its own: not what a run was made from.
 _NOT_CODE = (":!dvc.lock", ":!data", ":!params.yaml")
@@ -98,7 +99,7 @@ class Origin:
             "mlflow.user": _user(),
             COMMIT_TAG: commit.strip() if commit else None,
             "charlm.git_dirty": str(bool(changed)).lower() if commit else None,
-            "charlm.dvc_experiment": self.experiment,
+            EXPERIMENT_TAG: self.experiment,
             SWEEP_TAG: _sweep(self.experiment or ""),
         }
         return {key: value for key, value in found.items() if value is not None}
@@ -115,21 +116,32 @@ def _sweep(experiment: str) -> str | None:
 
 
 def process() -> str:
-    """This process, told from all others on all machines: host, process id, and when it was started."""
+    """This process, told from all others on all machines: machine, process id, when it was started."""
     me = psutil.Process()
-    return f"{platform.node()} {me.pid} {me.create_time():.2f}"
+    return f"{_machine()} {me.pid} {_started(me)}"
 
 
 def is_gone(process: str) -> bool:
     """Whether `process` is one of this machine and has ended."""
-    host, _, rest = process.partition(" ")
-    if host != platform.node() or not rest:
+    machine, _, rest = process.partition(" ")
+    if machine != _machine() or not rest:
         return False
     pid, started = rest.split()
     try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" != started
+        return _started(psutil.Process(int(pid))) != started
     except psutil.NoSuchProcess:
         return True
+
+
+def _machine() -> str:
+    """Its name, with systemd's id of it where there is one: names alone are often the same."""
+    identity = Path("/etc/machine-id")
+    return platform.node() + (f"/{identity.read_text().strip()[:12]}" if identity.is_file() else "")
+
+
+def _started(process: psutil.Process) -> str:
+    """Seconds from the machine's start to the process's: a clock that is put right changes both times."""
+    return f"{process.create_time() - psutil.boot_time():.2f}"
 
 
 def patch(project: Path) -> bytes:

@@ -27,18 +27,8 @@ LOCK = "dvc.lock"
 STAGES = ("download", "prepare", "train", "evaluate", "sample")
 
 
-class NotInCacheError(CharlmError):
-    """The files of a commit's result are not all there, or not what its lock says."""
-
-    def __init__(self, paths: list[str]) -> None:
-        super().__init__(f"{', '.join(paths)}: not in DVC's cache (dvc fetch --all-commits, if a remote has it)")
-
-
-class OtherParamsError(CharlmError):
-    """The result in a commit's dvc.lock is not that of its params.yaml."""
-
-    def __init__(self) -> None:
-        super().__init__(f"{LOCK} holds the result of other parameters than those in {PARAMS_FILE}")
+class LeftOutError(CharlmError):
+    """A commit has no result that could be recorded; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +61,11 @@ def sync(root: Path, cache: Path, store: Store, state: State) -> list[str]:
 
     Its files are taken from DVC's `cache`.
 
-    Raises NotInCacheError, OtherParamsError, or ParamsError when it is a result of other code than this.
+    Raises LeftOutError when it is not whole, LeftOutError or ParamsError when it is one of other code than this.
     """
     with _laid_out(root, cache, state) as folder:
         content, origin = _content(folder), Origin(folder, state.experiment)
-        return [] if is_recorded(store, content) else record(store, content, origin)
+        return [] if is_recorded(store, content, origin) else record(store, content, origin)
 
 
 @contextmanager
@@ -85,14 +75,18 @@ def _laid_out(root: Path, cache: Path, state: State) -> Iterator[Path]:
         folder = Path(temporary) / "project"
         check_out(root, state.commit, folder)
         lock = (folder / LOCK).read_bytes()
+        held = outputs(lock, STAGES)
+        if lacking := [stage for stage in STAGES if stage not in {name for name, _ in held}]:
+            raise LeftOutError(f"{LOCK} has no result of {', '.join(lacking)}")
         _require_params(lock, (folder / PARAMS_FILE).read_bytes())
         missing = [
             path
-            for (_, path), digest in outputs(lock, STAGES).items()
+            for (_, path), digest in held.items()
             if not place(cache, digest, folder / path) and not _is_in_git(folder / path, digest)
         ]
         if missing:
-            raise NotInCacheError(missing)
+            listed = ", ".join(missing)
+            raise LeftOutError(f"{listed}: not in DVC's cache (dvc fetch --all-commits, if a remote has it)")
         yield folder
 
 
@@ -102,13 +96,13 @@ def _is_in_git(path: Path, digest: str) -> bool:
 
 
 def _require_params(lock: bytes, params: bytes) -> None:
-    """Raise OtherParamsError when a stage of the lock has run with other values."""
+    """Raise LeftOutError when a stage of the lock has run with other values."""
     yaml = YAML(typ="safe")
     now: Any = yaml.load(params)
     for stage in yaml.load(lock)["stages"].values():
         for section, values in stage.get("params", {}).get(PARAMS_FILE, {}).items():
             if now.get(section) != values:
-                raise OtherParamsError
+                raise LeftOutError(f"{LOCK} holds the result of other parameters than those in {PARAMS_FILE}")
 
 
 def _content(folder: Path) -> Content:
@@ -116,4 +110,7 @@ def _content(folder: Path) -> Content:
     params, results = load_params(folder / PARAMS_FILE), Results(folder / "data")
     values = flatten(**dict(params))
     pipeline = {name: (folder / name).read_text(encoding="utf-8") for name in (PARAMS_FILE, LOCK)}
-    return results.content(values, pipeline, markdown(results, values))
+    try:
+        return results.content(values, pipeline, markdown(results, values))
+    except (KeyError, ValueError) as err:
+        raise LeftOutError(f"its files are not what this code reads ({type(err).__name__}: {err})") from err

@@ -29,7 +29,8 @@ from charlm.vocabulary import Vocabulary
 def main(prepare: Path, out: Path) -> None:
     code = sources.digests()
     for stop in (signal.SIGTERM, signal.SIGHUP):  # a terminated training ends as an interrupted one
-        signal.signal(stop, signal.default_int_handler)
+        if signal.getsignal(stop) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(stop, signal.default_int_handler)
     if "OMP_NUM_THREADS" not in os.environ:
         # Threads that share a table this small wait for each other: ten times slower on a busy machine of two cores.
         torch.set_num_threads(1)

@@ -5,9 +5,11 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,8 @@ def reproduce(project: Path, run: Run, reference: str, *options: str, code: int 
 def recorded(project: Path, finished_project: Path) -> Path:
     """The project with the record of its first, clean run."""
     shutil.copy(finished_project / "mlflow.db", project / "mlflow.db")
+    with closing(sqlite3.connect(project / "mlflow.db")) as store, store:
+        store.execute("UPDATE experiments SET artifact_location = ?", [(project / "mlartifacts").as_uri()])
     return project
 
 

@@ -430,6 +430,36 @@ def test_ui_names_the_server_and_opens_nothing(
     assert not (checkout / "mlflow.db").exists()
 
 
+def test_forced_repro_on_the_server_changes_no_byte(team: Team, checkout: Path, run: Run, experiment: str) -> None:
+    def held() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in [*(checkout / "data").rglob("*.*"), checkout / "dvc.lock"]}
+
+    before = held()
+    run(checkout, "dvc", "repro", "--force", **team.user("ann", experiment))
+    assert held() == before
+    assert run(checkout, "git", "status", "--porcelain").stdout == ""
+
+
+def test_champion_is_promoted_and_asked_by_whoever_may(
+    team: Team, checkout: Path, log_in: LogIn, experiment: str
+) -> None:
+    def charlm(*arguments: str) -> str:
+        return CliRunner(env={"DVC_ROOT": str(checkout)}).invoke(main, arguments).output
+
+    log_in(team.user("ann", experiment))
+    assert "recorded as run" in charlm("sync")
+    assert "is recorded already" in charlm("sync")
+    assert "is version 1 of the model charlm and now the champion" in charlm("promote")
+    generate = ("generate", "--seed", "7", "--length", "20")
+    assert charlm(*generate, "--model", "models:/charlm@champion") == charlm(*generate)
+    log_in(team.user("bob", experiment))
+    assert "Have its owner or an administrator let bob write to the registered model charlm" in charlm(
+        "promote", "--force"
+    )
+    team.on_the_server(block("registered_model"), PYTHON)
+    assert "the champion already" in charlm("promote")
+
+
 # A server that refuses
 
 
@@ -511,7 +541,7 @@ def test_server_dies_in_mid_training(
     team: Team, checkout: Path, run: Run, line: Line, log_in: LogIn, experiment: str, lost: Any, tmp_path: Path
 ) -> None:
     """The first batch has the parameters, the second the state of the machine, the third the first points."""
-    line.decide(lost(Fate.LOST, 3), "runs/log-batch")
+    line.decide(lost(Fate.LOST, 4), "runs/log-batch")
     patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     told = run(checkout, *TRAIN, **team.user("ann", experiment, line.address), **patience).stderr
     assert "The record stage completes the run of the result." in told

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
+from ruamel.yaml import YAML
 
 from charlm.cli import main
 
@@ -91,7 +92,15 @@ def test_results_that_are_not_whole_are_left_out_with_the_reason(two_results: Pa
     run(project, "git", "commit", "--quiet", "--all", "--message=A lock of other parameters")
     lost = run(project, "md5sum", "data/train/history.csv").stdout[:32]
     (project / ".dvc/cache/files/md5" / lost[:2] / lost[2:]).unlink()
+    lock = YAML().load((project / "dvc.lock").read_text())
+    del lock["stages"]["sample"], lock["stages"]["evaluate"]
+    YAML().dump(lock, project / "dvc.lock")
+    run(project, "git", "commit", "--quiet", "--all", "--message=A run that was cut short")
+    (project / "dvc.lock").write_text("schema: '2.0'\n")
+    run(project, "git", "commit", "--quiet", "--all", "--message=No run")
     told = charlm(project, "sync")
+    assert "left out, dvc.lock has no result of evaluate, sample" in told
+    assert "left out, dvc.lock has no result of download, prepare, train, evaluate, sample" in told
     assert "better-1: left out, data/train/history.csv: not in DVC's cache (dvc fetch --all-commits" in told
     assert "left out, dvc.lock holds the result of other parameters than those in params.yaml" in told
     assert [run.data.params["train.learning_rate"] for run in runs(project).values()] == ["0.0003"]

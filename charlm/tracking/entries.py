@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 
 
 def as_params(params: Mapping[str, Any]) -> "list[Param]":
-    r"""Parameters as MLflow's: readable strings as they are, everything else as JSON (`null`, `0.0003`, `"\n"`)."""
-    from mlflow.entities import Param
+    r"""Parameters as MLflow's: readable strings as they are, everything else as JSON (`null`, `0.0003`, `"\n"`).
 
-    return [
-        Param(key, value if isinstance(value, str) and value.isprintable() else json.dumps(value))
+    What is longer than MLflow takes is cut.
+    """
+    from mlflow.entities import Param
+    from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
+
+    texts = {
+        key: value if isinstance(value, str) and value.isprintable() else json.dumps(value)
         for key, value in params.items()
-    ]
+    }
+    return [Param(key, text[:MAX_PARAM_VAL_LENGTH]) for key, text in texts.items()]
 
 
 def as_metrics(values: Mapping[str, float], step: int, when: int | None = None) -> "list[Metric]":

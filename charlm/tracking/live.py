@@ -50,11 +50,11 @@ class _Untracked:
 class _Machine:
     """What MLflow's own monitors say of the machine: memory, processor, disk, network, graphics cards."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, uri: str) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         # Its own thread would ask the store before each sample, and give a run shorter than its interval none.
-        self._monitor = SystemMetricsMonitor(run_id, _SYSTEM_INTERVAL)
+        self._monitor = SystemMetricsMonitor(run_id, _SYSTEM_INTERVAL, tracking_uri=uri)
         self.interval = float(self._monitor.sampling_interval)
         self._step = 0
 
@@ -62,6 +62,8 @@ class _Machine:
         """Every measurement since the last sample, or since the start."""
         self._monitor.collect_metrics()
         values = {f"system/{name}": value for name, value in self._monitor.aggregate_metrics().items()}
+        for monitor in self._monitor.monitors:
+            monitor.clear_metrics()
         self._step += 1
         return as_metrics(values, self._step - 1)
 
@@ -75,6 +77,7 @@ class _TrackedRun:
         self.run_id = store.create_run("trained", origin.tags(), origin.experiment)
         self._client.log_batch(self.run_id, params=as_params(params))
         self._origin = origin.files()
+        self._machine = _Machine(self.run_id, store.uri)
         self._start = time.perf_counter()
         self._told = [f"{_now()} {key} = {value}" for key, value in params.items()]
         self._tags: dict[str, str] = {}
@@ -107,15 +110,14 @@ class _TrackedRun:
     def _work(self) -> None:
         """Send until the end is in the queue, then close the run. After a failure nothing more but the end is tried."""
         self._try(self._log_origin)
-        machine = _Machine(self.run_id)
-        self._send(machine.sample())
-        due = time.monotonic() + machine.interval
+        self._send(self._machine.sample())
+        due = time.monotonic() + self._machine.interval
         while (metrics := self._take(due)) is not None:
             if time.monotonic() >= due:
-                metrics += machine.sample()
-                due = time.monotonic() + machine.interval
+                metrics += self._machine.sample()
+                due = time.monotonic() + self._machine.interval
             self._send(metrics)
-        self._send(machine.sample())
+        self._send(self._machine.sample())
         if not self._try(self._close):
             self._try(self._close)
 
@@ -178,8 +180,7 @@ def live_run(root: Path, params: Mapping[str, Any], warn: Callable[[str], None])
         return
     store = Store(root)
     with telling(store.uri):
-        for left in store.abandoned():
-            store.client.set_terminated(left.info.run_id, "KILLED")
+        store.close_abandoned()
         run = _TrackedRun(store, params)
     problem = ""
     try:

@@ -5,13 +5,16 @@ A model from code (`served.py`) beside checkpoint, vocabulary and charlm's own m
 
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charlm.provenance import is_gone, process
 from charlm.tracking.entries import as_params
+from charlm.tracking.store import PROCESS_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 NAME = "charlm"
 CODE = ("__init__", "checkpoint", "errors", "files", "models", "sampling", "seeding", "vocabulary")
 """The modules of charlm that the model runs."""
+_LONGEST = 3600.0  # seconds that logging a model may take on a machine that we do not see
 _PACKAGE = Path(__file__).parents[1]
 _IMPORTED = ("mlflow", "numpy", "safetensors", "torch")
 """The packages that they import, and none comes with another."""
@@ -55,19 +59,29 @@ def complete_model(
     run = client.get_run(run_id)
     models = models_of(client, run)
     whole = [model.model_id for model in models if model.status == "READY"]
-    for model in models:
-        if model.model_id not in whole:
+    begun = [model for model in models if model.model_id not in whole]
+    for model in begun:
+        if _is_left(model):
             client.delete_logged_model(model.model_id)
+        else:
+            return  # another record is at it
     model_id = whole[0] if whole else _log(client, run, trained, params)
     if model_id not in [output.model_id for output in (run.outputs.model_outputs if run.outputs else [])]:
         _link_metrics(client, run, model_id, measured)
         client.log_outputs(run_id, [LoggedModelOutput(model_id, int(params["train.max_iters"]))])
 
 
+def _is_left(model: "LoggedModel") -> bool:
+    """Whether nothing works any more on a model that is not whole."""
+    owner = model.tags.get(PROCESS_TAG, "")
+    age = time.time() - model.creation_timestamp / 1000
+    return owner == process() or is_gone(owner) or age > _LONGEST
+
+
 def _log(client: "MlflowClient", run: "Run", trained: Trained, params: Mapping[str, Any]) -> str:
     """Make a new model of the run and return its id."""
     held = {param.key: param.value for param in as_params(params)}
-    model = client.create_logged_model(run.info.experiment_id, NAME, run.info.run_id, params=held)
+    model = client.create_logged_model(run.info.experiment_id, NAME, run.info.run_id, {PROCESS_TAG: process()}, held)
     with tempfile.TemporaryDirectory() as folder:
         _save(Path(folder), model, trained, params)
         client.log_model_artifacts(model.model_id, f"{folder}/model")

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 from charlm.files import sha256
 from charlm.history import Point
-from charlm.provenance import NAMES, Origin
+from charlm.provenance import EXPERIMENT_TAG, NAMES, Origin
 from charlm.tracking.entries import as_metrics, as_params, curve, log_bytes
 from charlm.tracking.model import Trained, complete_model
-from charlm.tracking.store import BATCH, CHECKPOINT_TAG, NOTE_TAG, RESULTS_TAG, Store, telling
+from charlm.tracking.store import ABANDONED_TAG, BATCH, CHECKPOINT_TAG, NOTE_TAG, RESULTS_TAG, Store, telling
 from charlm.tracking.view import give_view
 
 if TYPE_CHECKING:
@@ -72,36 +72,44 @@ def record(store: Store, content: Content, origin: Origin) -> list[str]:
     """
     with telling(store.uri):
         give_view(store)
-        ids = [run.info.run_id for run in _runs_of(store, content)]
-        _close_abandoned(store, but=ids)
-        if not ids:
-            tags = origin.tags() | {CHECKPOINT_TAG: content.checkpoint_sha256}
-            ids = [store.create_run("restored", tags, origin.experiment)]
+        with store.alone:
+            ids = [run.info.run_id for run in _runs_of(store, content, origin)]
+            store.close_abandoned(but=ids)
+            if not ids:
+                tags = origin.tags() | {CHECKPOINT_TAG: content.checkpoint_sha256}
+                ids = [store.create_run("restored", tags, origin.experiment)]
         for run_id in ids:
             _complete(store.client, store.client.get_run(run_id), content, origin)
     return ids
 
 
-def is_recorded(store: Store, content: Content) -> bool:
+def is_recorded(store: Store, content: Content, origin: Origin) -> bool:
     """Whether a run holds all of `content` already."""
     with telling(store.uri):
-        return any(NOTE_TAG in run.data.tags and RESULTS_TAG in run.data.tags for run in _runs_of(store, content))
+        runs = _runs_of(store, content, origin)
+    return any(NOTE_TAG in run.data.tags and RESULTS_TAG in run.data.tags for run in runs)
 
 
-def _runs_of(store: Store, content: Content) -> "list[Run]":
-    """The runs with the checkpoint, no parameter that differs and no other result; else those that nearly had it.
+def _runs_of(store: Store, content: Content, origin: Origin) -> "list[Run]":
+    """The runs with the checkpoint, no parameter that differs and no other result; else one that nearly had it.
 
     The same checkpoint under other parameters, of the sample say, is another experiment's and keeps its own record; so
-    does one whose samples or figures other code has made.
+    does one whose samples or figures other code has made. Of those that train alone has logged to, which may be of any
+    such experiment, this one's own go before all others.
     """
     wanted = {param.key: param.value for param in as_params(content.params)}
-    runs = [
-        run
-        for run in store.runs(f"tags.`{CHECKPOINT_TAG}` = '{content.checkpoint_sha256}'")
-        if run.data.params.items() <= wanted.items()
-        and run.data.tags.get(RESULTS_TAG, content.results_sha256) == content.results_sha256
-    ]
-    return runs or [run for run in store.abandoned() if _was_cut_off(store, run, content, wanted)][:1]
+    held = store.runs(f"tags.`{CHECKPOINT_TAG}` = '{content.checkpoint_sha256}'")
+    held = [run for run in held if run.data.params.items() <= wanted.items()]
+    whole = [run for run in held if run.data.tags.get(RESULTS_TAG) == content.results_sha256]
+    begun = [run for run in held if RESULTS_TAG not in run.data.tags]
+    own = [run for run in begun if run.data.tags.get(EXPERIMENT_TAG) == origin.experiment]
+    return whole + (own or begun) or [run for run in _left(store) if _was_cut_off(store, run, content, wanted)][:1]
+
+
+def _left(store: Store) -> "list[Run]":
+    """The runs without a checkpoint whose process is gone, closed or not."""
+    closed = store.runs(f"tags.`{ABANDONED_TAG}` = 'true' and attributes.status = 'KILLED'")
+    return [run for run in store.abandoned() + closed if CHECKPOINT_TAG not in run.data.tags]
 
 
 def _was_cut_off(store: Store, run: "Run", content: Content, wanted: Mapping[str, str]) -> bool:
@@ -109,14 +117,7 @@ def _was_cut_off(store: Store, run: "Run", content: Content, wanted: Mapping[str
     points = {(key, point.step): value for point in content.points for key, value in curve(point).items()}
     histories = [_history(store.client, run, key) for key in curve(content.points[-1])]
     held = {(metric.key, metric.step): metric.value for history in histories for metric in history}
-    return bool(run.data.params) and run.data.params.items() <= wanted.items() and held.items() <= points.items()
-
-
-def _close_abandoned(store: Store, but: Sequence[str]) -> None:
-    """Set the runs whose process is gone to KILLED."""
-    for run in store.abandoned():
-        if run.info.run_id not in but:
-            store.client.set_terminated(run.info.run_id, "KILLED")
+    return bool(held) and run.data.params.items() <= wanted.items() and held.items() <= points.items()
 
 
 def _complete(client: "MlflowClient", run: "Run", content: Content, origin: Origin) -> None:

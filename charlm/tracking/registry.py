@@ -1,6 +1,9 @@
 """The registered model: versions from runs, the alias `champion` on the best of them, and the files of any model."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -8,7 +11,7 @@ from urllib.parse import urlsplit
 from charlm.errors import CharlmError
 from charlm.tracking.model import NAME, models_of
 from charlm.tracking.runs import find_run
-from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, shown, telling
+from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, reason, shown, telling
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,8 +46,7 @@ def promote(store: Store, reference: str | None, *, force: bool = False) -> str:
 
     Raises NoSuchRunError, or NotPromotedError when there is no champion to be made of the run.
     """
-    _look_up_in(store)
-    with telling(store.uri):
+    with telling(store.uri), _looking_up_in(store):
         champion = _champion(store.client)
         run = find_run(store, reference) if reference else _best(store, champion)
         version = _registered(store.client, run)
@@ -58,23 +60,28 @@ def promote(store: Store, reference: str | None, *, force: bool = False) -> str:
     return f"{told} and now the {CHAMPION}: models:/{NAME}@{CHAMPION}"
 
 
-def _look_up_in(store: Store) -> None:
-    """Set where MLflow looks up an address models:/…: always there, whatever client or argument it is given."""
+@contextmanager
+def _looking_up_in(store: Store) -> Iterator[None]:
+    """Let MLflow look up addresses models:/… in `store`: it does so in one place, whatever client it is given."""
     import mlflow
 
-    mlflow.set_tracking_uri(store.uri)
+    name = "MLFLOW_TRACKING_URI"
+    before = os.environ.get(name)
+    mlflow.set_tracking_uri(store.uri)  # which sets the variable as well
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        os.environ |= {} if before is None else {name: before}
 
 
 def _champion(client: "MlflowClient") -> "ModelVersion | None":
     """The version that the alias stands on, if there is one."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version_by_alias(NAME, CHAMPION)
-    except MlflowException as err:
-        if err.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
+    # A server with users refuses to look up the alias of a model that is not there.
+    aliases = [model.aliases for model in client.search_registered_models(f"name = '{NAME}'")]
+    if not aliases or CHAMPION not in aliases[0]:
         return None
+    return client.get_model_version(NAME, str(aliases[0][CHAMPION]))
 
 
 def _best(store: Store, champion: "ModelVersion | None") -> "Run":
@@ -118,6 +125,11 @@ def _registered(client: "MlflowClient", run: "Run") -> "ModelVersion":
 def _require_better(client: "MlflowClient", run: "Run", champion: "ModelVersion") -> None:
     """Raise NotPromotedError when the run is not measured better than the champion, on the same text."""
     best = client.get_run(str(champion.run_id))
+    if LOSS not in best.data.metrics:
+        raise NotPromotedError(
+            f"The {CHAMPION}, version {champion.version} of {NAME}, has no test loss to compare with.\n"
+            "--force moves the alias all the same."
+        )
     mine, theirs = run.data.metrics[LOSS], best.data.metrics[LOSS]
     stays = f"Version {champion.version} of {NAME} (run {best.info.run_name}, test loss {theirs:.4f}) stays the"
     if _test_text(run) != _test_text(best):
@@ -137,13 +149,13 @@ def download_model(store: Store, uri: str, folder: Path) -> Path:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    _look_up_in(store)
     address = urlsplit(uri)
     run_id, _, path = address.path.strip("/").partition("/")
     try:
         if address.scheme == "runs":
             held = "checkpoint" if path in ("", NAME) else path  # the same files as the run's model has
             return Path(store.client.download_artifacts(run_id, held, str(folder)))
-        return Path(download_artifacts(uri, dst_path=str(folder)))
+        with _looking_up_in(store):
+            return Path(download_artifacts(uri, dst_path=str(folder)))
     except (MlflowException, OSError) as err:
-        raise ModelUriError(uri, store.uri, str(err).split("\n")[0]) from err
+        raise ModelUriError(uri, store.uri, reason(err)) from err

@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -20,19 +20,25 @@ CHECKPOINT_TAG = "charlm.checkpoint_sha256"
 RESULTS_TAG = "charlm.results_sha256"
 ORIGIN_TAG = "charlm.origin"
 PROCESS_TAG = "charlm.process"
+ABANDONED_TAG = "charlm.abandoned"
 NOTE_TAG = "mlflow.note.content"
 RECORD_LATER = "dvc repro --force --single-item record"
 """What records a result that stands below data/ already."""
 BATCH = 1000
 """MLflow's limit on the metrics of one log_batch."""
 _FIRST_ANSWER = 8.0  # seconds that a server has to answer at all
+_LOCK_TIMEOUT = 60.0  # seconds; the longest that one process holds it is for making the tables
 _REMEDIES = {
     "You are not authenticated": (
         "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user that the server knows."
     ),
+    "(registered-models|model-versions).*error code 403": (
+        "Have its owner or an administrator let {user} write to the registered model charlm."
+    ),
     "error code 403.*Permission denied": (
         "Have its owner or an administrator let {user} write to the experiment {experiment}."
     ),
+    "Max retries exceeded|timed out": "Is the address right, and does the server run?",
     "Invalid Host header": "Have its administrator add {host} to --allowed-hosts.",
     "out-of-date database schema|locate revision": (
         "Its tables are another MLflow's. An older one's: keep a copy of it, then mlflow db upgrade {uri}. "
@@ -53,13 +59,13 @@ class TrackingError(CharlmError):
     def __init__(self, uri: str, problem: str) -> None:
         super().__init__(
             f"MLflow cannot use its store {shown(uri)}: {shown(problem)}\n"
-            f"{_remedy(uri, problem)}Or set MLFLOW_TRACKING_URI to another store, or CHARLM_TRACKING=off to go on "
+            f"{_remedy(uri, problem)}\nOr set MLFLOW_TRACKING_URI to another store, or CHARLM_TRACKING=off to go on "
             f"without: the results are the same, and `{RECORD_LATER}` records them later."
         )
 
 
 def _remedy(uri: str, problem: str) -> str:
-    """A line with what to do about `problem`, if it is one that is known."""
+    """What to do about `problem`."""
     known = {
         "uri": shown(uri),
         "host": urlsplit(uri).netloc.rpartition("@")[2],
@@ -67,7 +73,7 @@ def _remedy(uri: str, problem: str) -> str:
         "experiment": _experiment_name(),
     }
     remedies = [remedy.format(**known) for said, remedy in _REMEDIES.items() if re.search(said, problem)]
-    return "".join(f"{remedy}\n" for remedy in remedies[:1])
+    return remedies[0] if remedies else "Mend that."
 
 
 class TrackingSwitchError(CharlmError):
@@ -87,7 +93,7 @@ def enabled() -> bool:
 
 def shown(uri: str) -> str:
     """The address of a store as messages show it: without a user and a password in it."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "", uri)
+    return re.sub(r"(?<=://)[^\s'\"]*@", "", uri)
 
 
 @contextmanager
@@ -105,12 +111,12 @@ def failures() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowException, SQLAlchemyError, CommandError, OSError
+    return MlflowException, SQLAlchemyError, CommandError, ImportError, OSError
 
 
 def reason(err: Exception) -> str:
     """What `err` says of the store, without the statement in SQL and the hints that come after."""
-    return str(err).split("\n")[0]
+    return shown(str(err).split("\n")[0])
 
 
 class Store:
@@ -130,11 +136,13 @@ class Store:
         from mlflow import MlflowClient
 
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+        self.alone: AbstractContextManager[object] = nullcontext()
+        """Keeps out the other processes of this project; on a server there is no such thing."""
+        if not self.is_server:
+            self.alone = FileLock(root / "mlflow.db.lock", timeout=_LOCK_TIMEOUT)
         # Two processes that make the tables of one database at the same time get in each other's way.
-        alone = nullcontext() if self.is_server else FileLock(root / "mlflow.db.lock")
-        with telling(self.uri), alone:
-            if self.is_server:
-                _reach(self.uri)
+        with telling(self.uri), self.alone:
+            _reach(self.uri)
             self.client: MlflowClient = MlflowClient(self.uri)
             self.experiment_id = _experiment(self.client, root, self.uri)
 
@@ -170,6 +178,13 @@ class Store:
         running = self.runs("attributes.status = 'RUNNING'")
         return [run for run in running if provenance.is_gone(run.data.tags.get(PROCESS_TAG, ""))]
 
+    def close_abandoned(self, but: Sequence[str] = ()) -> None:
+        """Set the runs whose process is gone to KILLED, but those of these ids; tagged, for a record may want one."""
+        for run in self.abandoned():
+            if run.info.run_id not in but:
+                self.client.set_tag(run.info.run_id, ABANDONED_TAG, "true")
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
 
 @contextmanager
 def _without_retries() -> Iterator[None]:
@@ -192,10 +207,14 @@ def _is_server(uri: str) -> bool:
 
 
 def _reach(uri: str) -> None:
-    """Raise MlflowException when no server answers at `uri` soon; what it answers does not matter here."""
+    """Raise one of `failures` when nothing answers at `uri`; MLflow itself would try again for minutes."""
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
+    from sqlalchemy import create_engine
 
+    if not _is_server(uri):
+        with create_engine(uri).connect():
+            return
     server = get_default_host_creds(uri)
     http_request(server, "/health", "GET", max_retries=0, timeout=_FIRST_ANSWER, raise_on_status=False)
 
@@ -228,15 +247,18 @@ def _experiment(client: "MlflowClient", root: Path, uri: str) -> str:
 
 
 def _require_place(uri: str, location: str, root: Path) -> None:
-    """Raise TrackingError for a store whose artifacts are recorded in a folder that is not there any more.
+    """Raise TrackingError for a store whose artifacts are not on record where they are.
 
-    MLflow keeps absolute paths, so a project's folder that was moved takes its artifacts away from their record.
+    MLflow keeps absolute paths: a project's folder that was moved takes its artifacts away from their record, and a
+    copy would write into the original. A store that is named has its artifacts where whoever made it wanted them.
     """
     address = urlsplit(location)
     folder = Path(unquote(address.path))
-    if address.scheme in ("", "file") and folder != root / "mlartifacts" and not folder.parent.is_dir():
+    own = "MLFLOW_TRACKING_URI" not in os.environ
+    moved = folder.resolve() != (root / "mlartifacts").resolve() if own else not folder.parent.is_dir()
+    if address.scheme in ("", "file") and moved:
         raise TrackingError(
             uri,
-            f"its artifacts are on record in {folder}, which is not there: was the project's folder moved?\n"
+            f"its artifacts are on record in {folder}: was the project's folder moved, or copied?\n"
             f"Move it back, or write the new place into the store (docs/server.md, Moving the project's folder).",
         )

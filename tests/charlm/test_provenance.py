@@ -96,11 +96,11 @@ def test_experiments_of_one_grid_share_their_tag(repository: Path, experiment: s
 
 
 def test_process_that_ended_is_gone_and_one_of_another_machine_is_not_ours_to_judge() -> None:
-    host, pid, started = process().split()
+    machine, pid, started = process().split()
     assert not is_gone(process())
-    assert is_gone(f"{host} {pid} {float(started) - 5:.2f}")  # its number is another process's now
+    assert is_gone(f"{machine} {pid} {float(started) - 5:.2f}")  # its number is another process's now
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
-        ended = f"{host} {child.pid} 1.00"
+        ended = f"{machine} {child.pid} 1.00"
     assert is_gone(ended)
     assert not is_gone(f"elsewhere {pid} 1.00")
     assert not is_gone("")

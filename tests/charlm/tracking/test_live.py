@@ -16,6 +16,9 @@ def test_more_metrics_than_one_call_takes_all_arrive(
     root: Path, tmp_path: Path, course: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "checkpoint").write_bytes(b"weights")
+    elsewhere = tmp_path / "elsewhere"  # as `dvc exp run --temp` runs it
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
     told: list[str] = []
     with live_run(root, {"train.seed": 1}, warn=told.append) as run:
         for step in range(1500):
@@ -24,6 +27,7 @@ def test_more_metrics_than_one_call_takes_all_arrive(
     store = Store(root)
     [held] = store.runs()
     assert told == []
+    assert list(elsewhere.iterdir()) == []
     assert course(store, held.info.run_id, "loss/batch") == dict.fromkeys(range(1500), 1.0)
     assert held.info.status == "FINISHED"
     assert "charlm.checkpoint_sha256" in held.data.tags

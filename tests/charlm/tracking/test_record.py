@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mlflow.entities import Metric, Param
 
 from charlm.provenance import Origin, process
@@ -29,7 +30,7 @@ def test_points_that_did_not_arrive_are_added_once(
     store.client.log_batch(run_id, metrics=[Metric("loss/test", 3.1, 1, 0), Metric("loss/test", 1.6, 2, 15)])
     for _ in range(2):
         assert record(store, whole, HERE) == [run_id]
-        assert is_recorded(store, whole)
+        assert is_recorded(store, whole, HERE)
         # in order, too: the point that was missing does not come last
         assert list(course(store, run_id, "loss/test").items()) == [(0, 3.1), (10, 2.1), (15, 1.6)]
         assert course(store, run_id, "loss/train") == {0: 3.0, 10: 2.0, 15: 1.5}
@@ -72,16 +73,20 @@ def test_other_result_of_the_same_checkpoint_keeps_a_record_of_its_own(root: Pat
     assert record(store, content(), HERE) == [first]
 
 
+@pytest.mark.parametrize("closed_before", [False, True], ids=["left running", "closed by another training"])
 def test_training_whose_end_the_store_did_not_take_is_completed_and_a_killed_one_closed(
-    root: Path, content: Callable[..., Any], course: Callable[..., Any]
+    root: Path, content: Callable[..., Any], course: Callable[..., Any], *, closed_before: bool
 ) -> None:
     """Such a run stayed RUNNING for ever, and the result got a second one."""
     store = Store(root)
     cut_off, other, empty, alive = (
         store.create_run("trained", {"charlm.process": owner}, None) for owner in [gone(), gone(), gone(), process()]
     )
+    store.client.log_param(empty, "train.seed", "1")
     for run_id, first in ((cut_off, 3.1), (other, 9.9), (alive, 3.1)):
         store.client.log_batch(run_id, [Metric("loss/test", first, 1, 0)], [Param("train.seed", "1")])
+    if closed_before:
+        store.close_abandoned()
     assert record(store, content(), HERE) == [cut_off]
     status = {run.info.run_id: run.info.status for run in store.runs()}
     assert status == {cut_off: "FINISHED", other: "KILLED", empty: "KILLED", alive: "RUNNING"}
@@ -89,12 +94,42 @@ def test_training_whose_end_the_store_did_not_take_is_completed_and_a_killed_one
     assert record(store, content(), HERE) == [cut_off]
 
 
+def test_experiments_with_the_same_checkpoint_keep_to_their_own_runs(root: Path, content: Callable[..., Any]) -> None:
+    """Of two that differ in the sample alone, the first to record took both runs of train."""
+    store, trained = Store(root), {}
+    for name in ("sweep-1", "sweep-2"):
+        tags = {"charlm.checkpoint_sha256": content().checkpoint_sha256, "charlm.dvc_experiment": name}
+        trained[name] = store.create_run("trained", tags, name)
+    for name, temperature in {"sweep-2": 0.5, "sweep-1": 2.0}.items():
+        params = dict(content().params) | {"sample.temperature": temperature}
+        result = content(params=params, results_sha256=name)
+        assert record(store, result, Origin(Path(), name)) == [trained[name]]
+    assert len(store.runs()) == 2
+
+
+def test_parameter_longer_than_mlflow_takes_is_found_again(root: Path, content: Callable[..., Any]) -> None:
+    store, params = Store(root), dict(content().params) | {"sample.prompt": "abc" * 3000}
+    [run_id] = record(store, content(params=params), HERE)
+    assert record(store, content(params=params), HERE) == [run_id]
+
+
+def test_model_that_another_process_is_logging_is_left_to_it(root: Path, content: Callable[..., Any]) -> None:
+    store = Store(root)
+    run_id = store.create_run("trained", {"charlm.checkpoint_sha256": content().checkpoint_sha256}, None)
+    begun = store.client.create_logged_model(
+        store.experiment_id, "charlm", run_id, {"charlm.process": "elsewhere 1 1.00"}
+    )
+    record(store, content(), HERE)
+    [model] = store.client.search_logged_models([store.experiment_id])
+    assert model.model_id == begun.model_id
+
+
 def test_model_whose_logging_was_cut_short_is_made_anew(root: Path, content: Callable[..., Any]) -> None:
     store = Store(root)
     [run_id] = record(store, content(), HERE)
     [whole] = store.client.search_logged_models([store.experiment_id])
     store.client.delete_logged_model(whole.model_id)
-    half = store.client.create_logged_model(store.experiment_id, "charlm", run_id)
+    half = store.client.create_logged_model(store.experiment_id, "charlm", run_id, {"charlm.process": gone()})
     assert record(store, content(), HERE) == [run_id]
     [again] = store.client.search_logged_models([store.experiment_id])
     assert again.status == "READY"

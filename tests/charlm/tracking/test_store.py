@@ -36,15 +36,19 @@ def test_two_processes_may_meet_in_a_folder_without_a_store(tmp_path: Path) -> N
     assert [process.wait() for process in both] == [0, 0, 0]
 
 
-def test_store_whose_folder_was_moved_is_told_by_the_place_that_is_gone(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [shutil.move, shutil.copytree])
+def test_store_whose_folder_was_moved_or_copied_is_told_by_its_place_on_record(
+    root: Path, tmp_path: Path, change: Callable[..., Any]
+) -> None:
+    """A copy wrote its artifacts into the original."""
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
     shutil.copy(root / "mlflow.db", old)
     Store(old)
-    old.rename(new)
+    change(old, new)
     with pytest.raises(TrackingError) as told:
         Store(new)
-    assert f"its artifacts are on record in {old / 'mlartifacts'}, which is not there" in told.value.message
+    assert f"its artifacts are on record in {old / 'mlartifacts'}: was the project's folder moved" in told.value.message
     assert "Moving the project's folder" in told.value.message
 
 
@@ -61,9 +65,18 @@ def test_tables_of_another_mlflow_are_told_with_what_to_do_for_each(root: Path, 
     assert (root / "mlflow.db").read_bytes() == before
 
 
+@pytest.mark.parametrize("uri", ["postgresql+psycopg2://me:secret@127.0.0.1:9/runs", "mysql://me:secret@127.0.0.1/x"])
+def test_database_that_is_not_there_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(TrackingError) as told:
+        Store(tmp_path)
+    assert "secret" not in told.value.message
+
+
 def test_password_in_an_address_is_not_shown() -> None:
     assert shown("postgresql://me:secret@host:5432/runs") == "postgresql://host:5432/runs"
-    assert shown("https://host/a@b") == "https://host/a@b"
+    assert shown("postgresql://me:a/b@c@host/runs") == "postgresql://host/runs"
+    assert shown("'http://me:secret@host' and http://other/a") == "'http://host' and http://other/a"
     assert shown("sqlite:////home/me/mlflow.db") == "sqlite:////home/me/mlflow.db"
     assert "secret" not in TrackingError("http://me:secret@host", "refused by http://me:secret@host").message
 
