@@ -7,11 +7,12 @@ takes `3e-4` for a string and `no` for false.
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -26,6 +27,17 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # MLflow's largest integer
 
 
+def _checked_source(value: object) -> object:
+    """`value` if it is a text or a list of them: of a union pydantic itself tells a complaint for each of its kinds."""
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) and text for text in texts):
+        raise PydanticCustomError("source", "some text, or a list of one or more")
+    return value
+
+
+Source = Annotated[str | list[str], BeforeValidator(_checked_source)]
+
+
 class Section(BaseModel):
     """A section of params.yaml: values of the right type already, no key beside the known ones."""
 
@@ -35,7 +47,7 @@ class Section(BaseModel):
 class DataParams(Section):
     """Which text to learn from, and how much of it trains."""
 
-    source: Annotated[str, Field(min_length=1)]
+    source: Source
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
     train_fraction: Fraction
 
@@ -141,6 +153,11 @@ def parse_params(content: object, where: str) -> Params:
 def flatten(**sections: Section) -> dict[str, Any]:
     """Every parameter of `sections` by its dotted key: `train.learning_rate`, as DVC and MLflow show it."""
     return {f"{name}.{key}": value for name, section in sections.items() for key, value in section}
+
+
+def shown_source(source: str | Sequence[str]) -> str:
+    """`data.source` in few words: itself, or how many texts it lists."""
+    return source if isinstance(source, str) else f"{len(source)} texts"
 
 
 def _problem(error: Any) -> str:

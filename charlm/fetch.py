@@ -2,8 +2,8 @@
 
 It knows nothing of books: `charlm.gutenberg` decides which addresses to ask and what to make of the bytes.
 It does not resume, does not cache, and sets no limit to the whole time of a download that keeps moving.
-The file appears whole or not at all, as in pooch (https://www.fatiando.org/pooch). Requests to one address
-are 2 s or more apart, as https://www.gutenberg.org/policy/robot_access.html asks.
+The file appears whole or not at all, as in pooch (https://www.fatiando.org/pooch). Requests to one address, and with
+`Turns` to one host, are 2 s or more apart, as https://www.gutenberg.org/policy/robot_access.html asks.
 """
 
 from __future__ import annotations
@@ -72,6 +72,27 @@ class BusyError(RefusedError):
     def __init__(self, found: str, asked: float = 0.0) -> None:
         super().__init__(found)
         self.asked = asked  # seconds, from Retry-After
+
+
+class Turns:
+    """Turns at asking: for one host they are `seconds` apart, for different hosts they need not wait for each other."""
+
+    def __init__(self, seconds: float = LIMITS.first_wait, sleep: Callable[[float], object] = time.sleep) -> None:
+        self._seconds = seconds
+        self._sleep = sleep
+        self._ended: dict[str, float] = {}  # by host, on the monotonic clock
+
+    @contextmanager
+    def __call__(self, url: str) -> Iterator[None]:
+        """A block in which `url` may be asked, once its host has had its rest."""
+        host = urlsplit(url).netloc
+        rest = self._ended.get(host, float("-inf")) + self._seconds - time.monotonic()
+        if rest > 0:
+            self._sleep(rest)
+        try:
+            yield
+        finally:
+            self._ended[host] = time.monotonic()
 
 
 def download(url: str, to: Path, *, limits: Limits = LIMITS, sleep: Callable[[float], object] = time.sleep) -> None:

@@ -1,10 +1,13 @@
-"""Files that appear whole or not at all, and their digests."""
+"""Files that appear whole or not at all, their digests, and texts of any size read block by block."""
 
+import codecs
 import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+BLOCK = 2**16
 
 
 @contextmanager
@@ -25,6 +28,15 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, line ends as they are, whole or not at all."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def read_text(path: Path, size: int = BLOCK) -> Iterator[str]:
+    """The text of `path`, UTF-8, line ends as they are: a piece for every `size` bytes of it, the last one shorter."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        while block := file.read(size):
+            yield decoder.decode(block)
+    yield decoder.decode(b"", final=True)
 
 
 def sha256(path: Path) -> str:

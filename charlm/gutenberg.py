@@ -11,6 +11,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -59,18 +60,27 @@ _TELLTALE = re.compile(
 _TELLTALE_LINES = 10
 
 
-class SourceError(CharlmError):
+class BookError(CharlmError):
+    """A source gave no book; `found` is the reason alone, for a list of several."""
+
+    def __init__(self, message: str, found: str) -> None:
+        super().__init__(message)
+        self.found = found
+
+
+class SourceError(BookError):
     """`data.source` is nothing that a text can be had from."""
 
     def __init__(self, source: str, found: str) -> None:
         super().__init__(
             f"data.source is {source!r}: {found}.\nExpected a Project Gutenberg page "
             "(https://www.gutenberg.org/ebooks/22566, or gutenberg:22566), the http(s) address of a text, "
-            "or the path of a text file."
+            "the path of a text file, a pattern of such paths (books/*.txt), or a list of these.",
+            found,
         )
 
 
-class RouteError(CharlmError):
+class RouteError(BookError):
     """No address gave a text; lists each with what it gave, then the ways out."""
 
     def __init__(self, source: str, failures: Mapping[str, str]) -> None:
@@ -85,28 +95,31 @@ class RouteError(CharlmError):
             "  a file that you have (with -S data.sha256=null if it is another text than the pinned one):\n"
             "    dvc exp run -S data.source=<path>\n"
             "  the tale that comes with charlm:\n"
-            "    dvc exp run -S data.source=tests/tale.txt -S data.sha256=null"
+            "    dvc exp run -S data.source=tests/tale.txt -S data.sha256=null",
+            "; ".join(found if address == source else f"{address}: {found}" for address, found in failures.items()),
         )
 
 
-class TextError(CharlmError):
+class TextError(BookError):
     """What came is not a text."""
 
     def __init__(self, name: str, found: str) -> None:
         super().__init__(
             f"{name} is no text: {found}. Expected UTF-8 or Windows-1252.\n"
-            "Save it as plain UTF-8 text and set data.source to its path, or name another source."
+            "Save it as plain UTF-8 text and set data.source to its path, or name another source.",
+            found,
         )
 
 
-class BoilerplateError(CharlmError):
+class BoilerplateError(BookError):
     """Where the book begins and ends in a Project Gutenberg file could not be told."""
 
     def __init__(self, name: str, found: str) -> None:
         super().__init__(
             f"{name}: {found}.\nExpected a Project Gutenberg file, with the book between its "
             "*** START OF and *** END OF lines.\n"
-            "Save the text of the book alone to a file and set data.source to its path."
+            "Save the text of the book alone to a file and set data.source to its path.",
+            found,
         )
 
 
@@ -141,11 +154,32 @@ def book(
     Raises SourceError when `source` cannot be used, RouteError when no address gave a text, and TextError,
     BoilerplateError or DigestError when what came is not the book.
     """
-    if _is_path(source):
-        name, served = source, _read(source)
-    else:
-        name, served = _first_served(source, addresses(source, mirror, sites), limits, sleep)
+    name, served = serve(source, mirror=mirror, sites=sites, limits=limits, sleep=sleep)
     return from_served(served, name=name, from_gutenberg=is_gutenberg(source), sha256=sha256)
+
+
+def serve(
+    source: str,
+    *,
+    mirror: str | None = None,
+    sites: Sequence[str] = SITES,
+    limits: fetch.Limits = fetch.LIMITS,
+    sleep: Callable[[float], object] = time.sleep,
+    turn: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> tuple[str, bytes]:
+    """The path or address that gave `source`, and the bytes that it served; arguments as for `book`.
+
+    Each address is asked inside of `turn(address)`, which can make it wait. Raises SourceError or RouteError.
+    """
+    if _is_path(source):
+        return source, _read(source)
+    failures = {}
+    for place in addresses(source, mirror, sites):
+        try:
+            return place, _served(place, limits, sleep, turn)
+        except fetch.RefusedError as refused:
+            failures[place] = refused.message
+    raise RouteError(source, failures)
 
 
 def book_number(source: str) -> int | None:
@@ -227,22 +261,14 @@ def _looked_from(path: Path) -> str:
     return "" if path.is_absolute() else f", looked for from the folder {Path.cwd()}"
 
 
-def _first_served(
-    source: str, places: Sequence[str], limits: fetch.Limits, sleep: Callable[[float], object]
-) -> tuple[str, bytes]:
-    """The first of `places` that gives a text, and what it served."""
-    failures = {}
-    for place in places:
-        try:
-            return place, _served(place, limits, sleep)
-        except fetch.RefusedError as refused:
-            failures[place] = refused.message
-    raise RouteError(source, failures)
-
-
-def _served(place: str, limits: fetch.Limits, sleep: Callable[[float], object]) -> bytes:
+def _served(
+    place: str,
+    limits: fetch.Limits,
+    sleep: Callable[[float], object],
+    turn: Callable[[str], AbstractContextManager[object]],
+) -> bytes:
     if _is_url(place):
-        with tempfile.TemporaryDirectory(prefix="charlm.") as folder:
+        with tempfile.TemporaryDirectory(prefix="charlm.") as folder, turn(place):
             to = Path(folder) / "served"
             fetch.download(place, to, limits=limits, sleep=sleep)
             return to.read_bytes()

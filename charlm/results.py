@@ -102,7 +102,7 @@ class Results:
             points=points,
             metrics=_final(metrics),
             levels={f"reference/{name}": loss for name, loss in metrics["reference"].items()},
-            source=str(params["data.source"]),
+            source=params["data.source"],
             parts=[Part(purpose, sha256(self.tokens(purpose)), sha256(self.book)) for purpose in ("train", "test")],
             files=files,
             trained=Trained(self.checkpoint, self.vocabulary, self._opening()),

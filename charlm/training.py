@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from charlm.config import TrainParams
-from charlm.corpus import Tokens, pair_counts, require_block, sample_batch
+from charlm.corpus import Tokens, batches, pair_counts, require_block
 from charlm.errors import CharlmError
 from charlm.evaluation import LARGEST_LOSS, mean_loss
 from charlm.history import Point
@@ -73,8 +73,8 @@ def train(
     measure = _measure(model, train_tokens, test_tokens, settings)
     update = _optimizer(model, settings)
     yield measure(0, None)
-    for step in range(1, settings.max_iters + 1):
-        batch = sample_batch(train_tokens, settings.batch_size, settings.block_size, generator)
+    drawn = batches(train_tokens, settings.batch_size, settings.block_size, generator)
+    for step, batch in zip(range(1, settings.max_iters + 1), drawn, strict=False):
         loss = _backward(model, *batch)
         if not math.isfinite(loss):
             raise DivergedError(step, loss, settings)

@@ -1,12 +1,15 @@
 """The characters of a text and their tokens: text to integers and back, without loss.
 
 A token is the index of a character in the sorted list of the distinct characters, as in the notebook that this
-project started from. Encoding and decoding look whole arrays up at once in a table over code points.
+project started from. Encoding and decoding look whole arrays up at once in a table over code points, a text block by
+block: what a block needs on its way stays in the processor's cache.
 """
 
 import hashlib
 import json
+import sys
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 
 from charlm.errors import CharlmError
 
-_ABSENT = -1
+_BLOCK = 2**16
 
 
 class UnknownCharacterError(CharlmError):
@@ -58,7 +61,16 @@ class Vocabulary:
     @classmethod
     def from_text(cls, text: str) -> Self:
         """The vocabulary of all characters of `text`."""
-        return cls("".join(sorted(set(text))))
+        return cls.survey([text])[0]
+
+    @classmethod
+    def survey(cls, texts: Iterable[str]) -> tuple[Self, int]:
+        """The vocabulary of all characters of `texts`, which are read once, and how many characters they are in all."""
+        seen, length = np.zeros(sys.maxunicode + 1, dtype=bool), 0
+        for text in texts:
+            seen[_code_points(text)] = True
+            length += len(text)
+        return cls("".join(map(chr, np.flatnonzero(seen)))), length
 
     @classmethod
     def from_json(cls, content: str) -> Self:
@@ -105,23 +117,40 @@ class Vocabulary:
         return _code_points(self.characters)
 
     @cached_property
-    def _tokens(self) -> NDArray[np.int32]:
-        """(largest code point + 2,): the token of each code point; the last entry stands for all that are larger."""
-        table = np.full(int(self._code_points.max(initial=0)) + 2, _ABSENT, dtype=np.int32)
-        table[self._code_points] = np.arange(len(self), dtype=np.int32)
+    def _tokens(self) -> NDArray[Any]:
+        """(largest code point + 2,): the token of each code point, V for those that are absent.
+
+        The last entry stands for all code points that are larger.
+        """
+        table = np.full(int(self._code_points.max(initial=0)) + 2, len(self), dtype=np.min_scalar_type(len(self)))
+        table[self._code_points] = np.arange(len(self))
         return table
+
+    @cached_property
+    def _byte_tokens(self) -> bytes:
+        """The first 256 entries of a table of tokens that are bytes, for `bytes.translate`."""
+        return np.take(self._tokens, np.arange(256), mode="clip").tobytes()
 
     def encode(self, text: str) -> NDArray[Any]:
         """Tokens of `text`, shape (len(text),), of the smallest type that holds the vocabulary.
 
         Raises UnknownCharacterError for the first character that is not in the vocabulary.
         """
-        points = _code_points(text)  # (N,)
-        tokens = self._tokens[np.minimum(points, len(self._tokens) - 1)]  # (N,)
-        if tokens.min(initial=0) == _ABSENT:
-            position = int(np.argmax(tokens == _ABSENT))
-            raise UnknownCharacterError(text[position], position, len(self))
-        return tokens.astype(self.dtype)
+        tokens = np.empty(len(text), dtype=self.dtype)
+        for start in range(0, len(text), _BLOCK):
+            block = text[start : start + _BLOCK]
+            found = self._look_up(block)
+            if found.max() == len(self):
+                position = int(np.argmax(found))
+                raise UnknownCharacterError(block[position], start + position, len(self))
+            tokens[start : start + _BLOCK] = found
+        return tokens
+
+    def _look_up(self, text: str) -> NDArray[Any]:
+        """Tokens of `text`, shape (len(text),), V where a character is absent."""
+        if text.isascii() and self._tokens.itemsize == 1:
+            return np.frombuffer(text.encode().translate(self._byte_tokens), dtype=np.uint8)
+        return np.take(self._tokens, _code_points(text), mode="clip")
 
     def decode(self, tokens: NDArray[Any]) -> str:
         """The text of `tokens`, all of them in the vocabulary, shape (N,)."""

@@ -1,13 +1,14 @@
-"""Fetch the book, strip it of what is not the book, and check it against its digest."""
+"""Fetch the book, or several, strip them of what is not the book, and check the whole against its digest."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import click
 
-from charlm import gutenberg, sources
-from charlm.config import load_params
-from charlm.files import write_text
+from charlm import fetch, gutenberg, shelf, sources
+from charlm.config import load_params, project_root
+from charlm.files import whole, write_text
 
 
 @click.command(help=__doc__)
@@ -16,7 +17,14 @@ def main(out: Path) -> None:
     code = sources.digests()
     params = load_params()
     mirror = os.environ.get("CHARLM_GUTENBERG_MIRROR")
-    write_text(out / "book.txt", gutenberg.book(params.data.source, mirror=mirror, sha256=params.data.sha256))
+    source = shelf.expand(params.data.source)
+    if isinstance(source, str):
+        write_text(out / "book.txt", gutenberg.book(source, mirror=mirror, sha256=params.data.sha256))
+    else:
+        serve = partial(gutenberg.serve, mirror=mirror, turn=fetch.Turns())
+        kept = project_root() / out / "texts"  # also for an experiment that DVC runs in a temporary folder
+        with whole(out / "book.txt") as book:
+            shelf.write(book, source, serve=serve, kept=kept, sha256=params.data.sha256)
     sources.require_unchanged(code)
 
 

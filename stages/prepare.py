@@ -1,4 +1,4 @@
-"""Turn the book into a vocabulary and two arrays of tokens."""
+"""Turn the book into a vocabulary and two arrays of tokens: one pass for the characters, one to encode."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import click
 from charlm import sources
 from charlm.config import load_params
 from charlm.corpus import save_tokens, split
-from charlm.files import write_text
+from charlm.files import read_text, write_text
 from charlm.vocabulary import Vocabulary
 
 
@@ -17,12 +17,12 @@ from charlm.vocabulary import Vocabulary
 def main(download: Path, out: Path) -> None:
     code = sources.digests()
     params = load_params()
-    text = (download / "book.txt").read_bytes().decode()
-    vocabulary = Vocabulary.from_text(text)
-    train, test = split(vocabulary.encode(text), params.data.train_fraction)
+    book = download / "book.txt"
+    vocabulary, length = Vocabulary.survey(read_text(book))
+    train, test = split(length, len(vocabulary), params.data.train_fraction)
     write_text(out / "vocabulary.json", vocabulary.to_json())
-    save_tokens(out / "train.npy", train)
-    save_tokens(out / "test.npy", test)
+    sizes = {out / "train.npy": train, out / "test.npy": test}
+    save_tokens(sizes, vocabulary.dtype, map(vocabulary.encode, read_text(book)))
     sources.require_unchanged(code)
 
 

@@ -112,6 +112,26 @@ def test_first_run_is_recorded_whole(finished_project: Path) -> None:
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
+def test_several_texts_are_one_and_their_run_names_them_all(project: Path, run: Run) -> None:
+    tale = (project / "data/download/book.txt").read_text()
+    (project / "books").mkdir()
+    for name in ("b", "a"):
+        (project / f"books/{name}.txt").write_text(f"The text {name}, naïve and short.\n" * 20)
+    run(project, "git", "add", "books")
+    run(project, "dvc", "exp", "run", "-S", "data.source=[tests/tale.txt,books/*.txt]", "-S", "train.max_iters=20")
+    a, b = ((project / f"books/{name}.txt").read_text() for name in "ab")
+    assert (project / "data/download/book.txt").read_text() == f"{tale}\n{a}\n{b}"
+    [held] = runs(project)
+    assert is_complete(project, held)
+    assert held.data.params["data.source"] == '["tests/tale.txt", "books/*.txt"]'
+    assert "on 2 texts: " in held.data.tags["mlflow.note.content"]
+    datasets = [entry.dataset for entry in held.inputs.dataset_inputs]
+    assert [dataset.name for dataset in datasets] == ["2 texts train", "2 texts test"]
+    assert json.loads(datasets[0].source) == {"texts": ["tests/tale.txt", "books/*.txt"]}
+    run(project, "python", "-m", "stages.record", "data", "data/record")
+    assert [again.info.run_id for again in runs(project)] == [held.info.run_id]
+
+
 def test_second_repro_runs_nothing(finished_project: Path, run: Run) -> None:
     assert "Data and pipelines are up to date." in run(finished_project, "dvc", "repro").stdout
 

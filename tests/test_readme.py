@@ -43,11 +43,12 @@ def second_experiment() -> dict[str, float]:
 @pytest.mark.mirror
 def test_both_experiments_on_the_book_give_the_numbers(mirror: Path) -> None:
     params = load_params(PROJECT / "params.yaml")
-    text = gutenberg.book(params.data.source, mirror=str(mirror), sha256=params.data.sha256)
+    text = gutenberg.book(str(params.data.source), mirror=str(mirror), sha256=params.data.sha256)
     vocabulary = Vocabulary.from_text(text)
-    corpus = split(vocabulary.encode(text), params.data.train_fraction)
+    tokens, sizes = vocabulary.encode(text), split(len(text), len(vocabulary), params.data.train_fraction)
+    corpus = tokens[: sizes[0]], tokens[sizes[0] :]
     assert f"| {len(text):,} tokens |" in README
-    assert f"| {len(corpus[0]):,} to train, {len(corpus[1]):,} to test |" in README
+    assert f"| {sizes[0]:,} to train, {sizes[1]:,} to test |" in README
     assert f"| {len(vocabulary)} characters; {len(Vocabulary.from_text(chr(0xFEFF) + text))} in the notebook," in README
     assert f"| {len(vocabulary) ** 2:,} weights |" in README
 

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from charlm.config import shown_source
 from charlm.files import sha256
 from charlm.history import Point
 from charlm.provenance import EXPERIMENT_TAG, NAMES, Origin
@@ -49,8 +50,8 @@ class Content:
     """Final figures by metric name; the losses are the last of `points`."""
     levels: Mapping[str, float]
     """What is the same at every step, by metric name: kept at the first and the last, the UI draws a line of it."""
-    source: str
-    """Where the text is from."""
+    source: str | Sequence[str]
+    """Where the text is from, or each of several."""
     parts: Sequence[Part]
     files: Mapping[str, Path]
     """By the name of the artifact."""
@@ -215,17 +216,25 @@ def _datasets(content: Content) -> list[Any]:
     """The parts of the text with where it is from and their digests (MLflow keeps 36 characters of one)."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    address = urlsplit(content.source)
-    remote = address.scheme in ("http", "https")
-    source = json.dumps({"url" if remote else "uri": content.source})
+    name, kind, source = _origin(content.source)
     inputs = []
     for part in content.parts:
         dataset = Dataset(
-            name=f"{PurePosixPath(address.path).stem} {part.purpose}",
+            name=f"{name} {part.purpose}",
             digest=part.sha256[:36],
-            source_type="http" if remote else "local",
-            source=source,
+            source_type=kind,
+            source=json.dumps(source),
             profile=json.dumps({"tokens_sha256": part.sha256, "text_sha256": part.text_sha256}),
         )
         inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", part.purpose)]))
     return inputs
+
+
+def _origin(source: str | Sequence[str]) -> tuple[str, str, dict[str, Any]]:
+    """Name, MLflow's type and content of a dataset's source; MLflow itself has none for several texts."""
+    if not isinstance(source, str):
+        return shown_source(source), "texts", {"texts": list(source)}
+    address = urlsplit(source)
+    if address.scheme in ("http", "https"):
+        return PurePosixPath(address.path).stem, "http", {"url": source}
+    return source if "*" in source else PurePosixPath(source).stem, "local", {"uri": source}

@@ -22,6 +22,7 @@ from charlm.config import (
     load_params,
     parse_params,
     project_root,
+    shown_source,
 )
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
@@ -208,6 +209,28 @@ def test_text_of_the_wrong_form_is_refused_by_its_key(tmp_path: Path, key: str, 
     assert problem.startswith(f"{key}: found {value!r}, expected ")
 
 
+def test_a_source_is_a_text_or_a_list_of_texts(tmp_path: Path) -> None:
+    assert load(tmp_path, {"data.source": "[b.txt, 'books/*.txt', b.txt]"})["data.source"] == [
+        "b.txt",
+        "books/*.txt",
+        "b.txt",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("yaml", "found"), [("[]", "[]"), ("[a.txt, 55]", "['a.txt', 55]"), ('[""]', "['']"), ("55", "55"), ("~", "None")]
+)
+def test_a_source_of_anything_else_is_refused_in_one_line(tmp_path: Path, yaml: str, found: str) -> None:
+    with pytest.raises(ParamsError) as err:
+        load(tmp_path, {"data.source": yaml})
+    expected = f"data.source: found {found}, expected some text, or a list of one or more"
+    assert problems(err, tmp_path / "params.yaml") == [expected]
+
+
+def test_a_source_is_shown_in_few_words() -> None:
+    assert (shown_source("a.txt"), shown_source(["a.txt", "b.txt"])) == ("a.txt", "2 texts")
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -288,11 +311,16 @@ def test_a_folder_outside_of_a_project_has_no_root(inside: Path) -> None:
     )
 
 
+# ruamel.yaml, by which DVC writes, does not bring back the character "next line".
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x85"), min_size=1)
+SOURCES = TEXTS | st.lists(TEXTS, min_size=1)
+
+
 @settings(max_examples=50)
 @given(
     st.builds(
         Params,
-        data=st.builds(DataParams, source=st.text(min_size=1), sha256=st.none(), train_fraction=st.floats(0.01, 0.99)),
+        data=st.builds(DataParams, source=SOURCES, sha256=st.none(), train_fraction=st.floats(0.01, 0.99)),
         model=st.just(ModelParams(name="bigram")),
         train=st.builds(
             TrainParams,
@@ -302,9 +330,7 @@ def test_a_folder_outside_of_a_project_has_no_root(inside: Path) -> None:
             device=st.just("cpu"),
             dtype=st.just("float64"),
         ),
-        sample=st.builds(
-            SampleParams, prompt=st.text(min_size=1), seed=st.integers(0, 9), temperature=st.floats(0.1, 9)
-        ),
+        sample=st.builds(SampleParams, prompt=TEXTS, seed=st.integers(0, 9), temperature=st.floats(0.1, 9)),
     )
 )
 def test_params_that_dvc_writes_are_read_the_same_by_dvc_and_by_us(

@@ -4,8 +4,10 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from charlm.files import sha256, whole, write_text
+from charlm.files import read_text, sha256, whole, write_text
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -54,6 +56,23 @@ def test_others_may_read_a_file_as_they_may_any_other(tmp_path: Path) -> None:
 def test_text_is_written_as_it_is(tmp_path: Path, text: str) -> None:
     write_text(tmp_path / "a.txt", text)
     assert (tmp_path / "a.txt").read_bytes() == text.encode()
+
+
+@given(st.text(st.sampled_from("a\r\né”🐈") | st.characters(exclude_categories=["Cs"])), st.integers(1, 9))
+def test_text_is_read_as_it_is_wherever_blocks_end(
+    tmp_path_factory: pytest.TempPathFactory, text: str, size: int
+) -> None:
+    path = tmp_path_factory.mktemp("text") / "a.txt"
+    path.write_bytes(text.encode())
+    blocks = list(read_text(path, size))
+    assert "".join(blocks) == text
+    assert max(map(len, blocks)) <= size
+
+
+def test_a_text_that_ends_within_a_character_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("é".encode()[:1])
+    with pytest.raises(UnicodeDecodeError):
+        list(read_text(tmp_path / "a.txt"))
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", bytes(range(256)) * 5000])

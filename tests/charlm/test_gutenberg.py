@@ -244,7 +244,7 @@ def test_an_unusable_source_is_refused(source: str, found: str) -> None:
     assert refused.value.message == (
         f"data.source is {source!r}: {found}.\nExpected a Project Gutenberg page "
         "(https://www.gutenberg.org/ebooks/22566, or gutenberg:22566), the http(s) address of a text, "
-        "or the path of a text file."
+        "the path of a text file, a pattern of such paths (books/*.txt), or a list of these."
     )
 
 

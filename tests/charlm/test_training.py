@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from charlm.config import TrainParams
-from charlm.corpus import SplitTooShortError, pair_counts, sample_batch
+from charlm.corpus import SplitTooShortError, batches, pair_counts
 from charlm.evaluation import mean_loss, references
 from charlm.history import Point, to_csv
 from charlm.models import BigramLanguageModel
@@ -36,9 +37,9 @@ SETTINGS = TrainParams(
 def trained(**changes: object) -> tuple[BigramLanguageModel, list[Point]]:
     """A model after its training with SETTINGS, changed, and the points of its course."""
     settings = TrainParams.model_validate(SETTINGS.model_dump() | changes)
-    weights, batches = (seeded_generator(settings.seed, purpose) for purpose in ("weights", "batches"))
+    weights, draws = (seeded_generator(settings.seed, purpose) for purpose in ("weights", "batches"))
     model = BigramLanguageModel(V, generator=weights, dtype=DTYPES[settings.dtype])
-    return model, list(train(model, TRAIN, TEST, settings, batches))
+    return model, list(train(model, TRAIN, TEST, settings, draws))
 
 
 def weights(model: BigramLanguageModel) -> bytes:
@@ -52,11 +53,11 @@ def weights(model: BigramLanguageModel) -> bytes:
 def test_steps_are_those_of_pytorchs_adamw(*, fused: bool | None, tolerance: float) -> None:
     """PyTorch's default is not its fused kernel on the CPU: their last bits differ where there is no AVX-512."""
     reference = BigramLanguageModel(V, generator=seeded_generator(1, "weights"))
-    batches = seeded_generator(1, "batches")
+    drawn = batches(TRAIN, 4, 8, seeded_generator(1, "batches"))
     optimizer = torch.optim.AdamW(reference.parameters(), lr=0.01, weight_decay=0.1, fused=fused)
     losses = []
-    for _ in range(50):
-        _, loss = reference(*sample_batch(TRAIN, 4, 8, batches))
+    for batch in islice(drawn, 50):
+        _, loss = reference(*batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -57,6 +57,34 @@ def test_tokens_are_of_the_smallest_type_that_holds_them(size: int, dtype: type)
     assert np.array_equal(tokens, np.arange(size))
 
 
+@given(st.lists(st.text(st.sampled_from("a\n é”🐈字") | st.characters(exclude_categories=["Cs"]))))
+def test_a_survey_of_pieces_is_that_of_the_whole(texts: list[str]) -> None:
+    text = "".join(texts)
+    assert Vocabulary.survey(texts) == (Vocabulary.from_text(text), len(text))
+
+
+@pytest.mark.parametrize("mixed", ["plain", "naïve “plain”"])
+def test_a_long_text_is_encoded_as_a_short_one_is(mixed: str) -> None:
+    text = (mixed + " and long\n") * 10_000  # more than two blocks, of ASCII or not
+    vocabulary = Vocabulary.from_text(text)
+    assert torch.equal(torch.from_numpy(vocabulary.encode(text).astype(np.int64)), notebook(text)[1])
+
+
+@pytest.mark.parametrize("size", [255, 256, 257, 300])
+def test_ascii_is_encoded_by_a_vocabulary_of_any_size(size: int) -> None:
+    """At 256 characters no byte is left to stand for those that are absent."""
+    vocabulary = Vocabulary("".join(map(chr, range(32, 32 + size))))
+    assert vocabulary.encode("~ a").tolist() == [94, 0, 65]
+    with pytest.raises(UnknownCharacterError, match="U\\+000A, no name\\) at position 1 is not among"):
+        vocabulary.encode("a\n")
+
+
+@pytest.mark.parametrize("before", ["a", "é"])
+def test_an_unknown_character_far_down_is_named_by_its_position_in_the_whole(before: str) -> None:
+    with pytest.raises(UnknownCharacterError, match="at position 150000 is"):
+        Vocabulary("aé").encode(before * 150_000 + "!" + before * 10 + "?")
+
+
 def test_a_token_that_is_not_there_is_an_error() -> None:
     with pytest.raises(IndexError):
         SMALL.decode(np.array([len(SMALL)]))

@@ -1,0 +1,46 @@
+"""A text may be longer than memory: what the stages take of it, measured."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+STAGES = {
+    "prepare": ("data/download", "data/prepare"),
+    "train": ("data/prepare", "data/train"),
+    "evaluate": ("data/prepare", "data/train", "data/evaluate"),
+}
+# A process's own largest size; what getrusage tells may be that of the process which started it.
+PROGRAM = r"""
+import atexit, pathlib, re, runpy, sys
+status = pathlib.Path("/proc/self/status")
+atexit.register(lambda: print(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]))
+runpy.run_module(sys.argv.pop(1), run_name="__main__")
+"""
+
+
+def peaks(folder: Path, megabytes: int, text: bytes, run: Callable[..., Any]) -> dict[str, float]:
+    """Largest resident size in MB of each stage, pages of mapped files included, for `text` over and over."""
+    (folder / "data/download").mkdir(parents=True)
+    with (folder / "data/download/book.txt").open("wb") as book:
+        for _ in range(megabytes * 2**20 // len(text) + 1):
+            book.write(text)
+    (folder / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
+    settings = {"PYTHONPATH": str(PROJECT), "DVC_ROOT": str(folder), "CHARLM_TRACKING": "off"}
+    return {
+        stage: int(run(folder, sys.executable, "-c", PROGRAM, f"stages.{stage}", *places, **settings).stdout) / 1024
+        for stage, places in STAGES.items()
+    }
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to tell a process's largest size")
+def test_no_stage_takes_more_memory_for_200_megabytes_than_for_one(tmp_path: Path, run: Callable[..., Any]) -> None:
+    tale = (PROJECT / "tests/tale.txt").read_text()
+    others = tale.translate({ord(c): 0x3B1 + i for i, c in enumerate("abcdefghijklmnopq")})
+    short, long = (peaks(tmp_path / str(size), size, f"{tale}{others}".encode(), run) for size in (1, 200))
+    grown = {stage: long[stage] - short[stage] for stage in STAGES}
+    assert max(grown.values()) < 40, grown
+    assert long["prepare"] < 150
