@@ -48,7 +48,7 @@ def results(project: Path, out: str) -> list[bytes]:
 
 
 def torchrun(processes: int, *options: str) -> str:
-    return " ".join(["torchrun", "--standalone", f"--nproc-per-node={processes}", *options])
+    return " ".join(["torchrun", f"--nproc-per-node={processes}", *options])
 
 
 def left_in(project: Path) -> list[psutil.Process]:
