@@ -107,7 +107,18 @@ def _measure(
 
 
 def _backward(model: BigramLanguageModel, contexts: Tensor, targets: Tensor, processes: Processes) -> float:
-    """Leave the gradient of the batch's loss, both (B, T), in the model and return the loss.
+    """Leave the gradient of the batch's loss, both (B, T), in the model and return the loss."""
+    if processes.size > 1:
+        return _backward_in_turn(model, contexts, targets, processes)
+    device = model.table.device
+    _, loss = model(contexts.to(device), targets.to(device))
+    model.zero_grad()
+    loss.backward()
+    return float(loss.item())
+
+
+def _backward_in_turn(model: BigramLanguageModel, contexts: Tensor, targets: Tensor, processes: Processes) -> float:
+    """The same by several processes: the gradient to the bit, the loss but for its last bits.
 
     Each process computes the loss and its gradient by the logits for its n positions. A row of the table's gradient
     is the sum of those of its character, which is taken over all positions of the batch in their order.

@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 from charlm.config import TrainParams
 from charlm.corpus import Tokens
 from charlm.distributed import Alone, LauncherError, Processes, SharedDeviceError, joined, relaunch
+from charlm.history import to_csv
 from charlm.models import BigramLanguageModel
 from charlm.seeding import seeded_generator
 from charlm.training import DTYPES, train
@@ -104,14 +105,14 @@ CASES: list[dict[str, Any]] = [
 
 
 def weights(case: dict[str, Any], processes: Processes) -> list[str]:
-    """Weights and points after a training, every bit of them."""
+    """Every bit of the weights after a training, and its history."""
     usual = {"seed": 1, "block_size": 8, "max_iters": 60, "learning_rate": 0.01, "weight_decay": 0.1}
     settings = TrainParams.model_validate(usual | {"eval_interval": 20, "device": "cpu", "dtype": "float64"} | case)
     tokens: Tokens = np.random.default_rng(0).integers(V, size=500, dtype=np.uint8)
     model = BigramLanguageModel(V, generator=seeded_generator(1, "weights"), dtype=DTYPES[settings.dtype])
     course = train(model, tokens[:400], tokens[400:], settings, seeded_generator(1, "batches"), processes=processes)
-    points = [repr(point) for point in course]
-    return [model.table.detach().numpy().tobytes().hex(), *points]
+    points = to_csv(course)
+    return [model.table.detach().numpy().tobytes().hex(), points]
 
 
 def in_every_process(folder: str) -> None:
