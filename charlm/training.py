@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 the name that PyTorch's own documentation gives it
 from torch.optim.adamw import adamw
 
 from charlm.config import TrainParams
 from charlm.corpus import Tokens, batches, pair_counts, require_block
+from charlm.distributed import Alone, Processes
 from charlm.errors import CharlmError
 from charlm.evaluation import LARGEST_LOSS, mean_loss
 from charlm.history import Point
@@ -62,12 +64,16 @@ def train(
     test_tokens: Tokens,
     settings: TrainParams,
     generator: torch.Generator,
+    *,
+    processes: Processes | None = None,
 ) -> Iterator[Point]:
     """Train `model` in place; yield a Point before the first step, at every eval_interval and after the last step.
 
     Tokens are of shape (N,), the batches of (batch_size, block_size), drawn by `generator` on the CPU and moved to
     the model's device. Raises SplitTooShortError before the first step and DivergedError at the step it happens.
+    Each of several `processes` draws every batch, takes its share of it and goes the same way, to the bit.
     """
+    processes = processes or Alone()
     for name, tokens in (("train", train_tokens), ("test", test_tokens)):
         require_block(name, tokens, settings.block_size)
     measure = _measure(model, train_tokens, test_tokens, settings)
@@ -75,7 +81,7 @@ def train(
     yield measure(0, None)
     drawn = batches(train_tokens, settings.batch_size, settings.block_size, generator)
     for step, batch in zip(range(1, settings.max_iters + 1), drawn, strict=False):
-        loss = _backward(model, *batch)
+        loss = _backward(model, *batch, processes)
         if not math.isfinite(loss):
             raise DivergedError(step, loss, settings)
         update()
@@ -100,13 +106,43 @@ def _measure(
     return measure
 
 
-def _backward(model: BigramLanguageModel, contexts: Tensor, targets: Tensor) -> float:
+def _backward(model: BigramLanguageModel, contexts: Tensor, targets: Tensor, processes: Processes) -> float:
     """Leave the gradient of the batch's loss, both (B, T), in the model and return the loss."""
+    if processes.size > 1:
+        return _backward_in_turn(model, contexts, targets, processes)
     device = model.table.device
     _, loss = model(contexts.to(device), targets.to(device))
     model.zero_grad()
     loss.backward()
     return float(loss.item())
+
+
+def _backward_in_turn(model: BigramLanguageModel, contexts: Tensor, targets: Tensor, processes: Processes) -> float:
+    """The same by several processes: the gradient to the bit, the loss but for its last bits.
+
+    Each process computes the loss and its gradient by the logits for its n positions. A row of the table's gradient
+    is the sum of those of its character, which is taken over all positions of the batch in their order.
+    """
+    here, after = (processes.share(part).flatten().to(model.table.device) for part in (contexts, targets))  # (n,)
+    logits = model(here)[0].detach().requires_grad_()  # (n, V)
+    losses = F.cross_entropy(logits, after, reduction="none")  # (n,)
+    (slopes,) = torch.autograd.grad(losses, logits, torch.full_like(losses, 1 / contexts.numel()))  # (n, V)
+    terms = torch.cat([slopes, losses.detach()[:, None]], dim=1)  # (n, V + 1)
+    nothing = model.table.new_zeros(len(model.table), terms.shape[1])  # (V, V + 1)
+    sums = processes.in_turn(nothing, lambda sums: _add_by_index(sums, here, terms))
+    model.table.grad = sums[:, :-1].contiguous()
+    return float(sums[:, -1].sum() / contexts.numel())
+
+
+def _add_by_index(sums: Tensor, index: Tensor, terms: Tensor) -> Tensor:
+    """`sums` (R, C) with `terms` (n, C) added to the rows that `index` (n,) says, one after the other.
+
+    It is the gradient of a look-up in a table; Tensor.index_add is not repeatable on a GPU.
+    """
+    every = torch.arange(len(sums), device=index.device)
+    table = torch.zeros_like(sums, requires_grad=True)
+    looked_up = F.embedding(torch.cat([every, index]), table)  # (R + n, C)
+    return torch.autograd.grad(looked_up, table, torch.cat([sums, terms]))[0]
 
 
 def _optimizer(model: BigramLanguageModel, settings: TrainParams) -> Callable[[], None]:

@@ -3,7 +3,9 @@
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -11,14 +13,14 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-from charlm import history, sources
+from charlm import distributed, history, sources
 from charlm.checkpoint import save_checkpoint
 from charlm.config import Params, TrainParams, flatten, load_params, project_root
 from charlm.corpus import load_tokens
 from charlm.files import write_text
 from charlm.models import MODELS
 from charlm.seeding import seeded_generator
-from charlm.tracking.live import LiveRun, live_run
+from charlm.tracking.live import LiveRun, live_run, untracked
 from charlm.training import DTYPES, resolve_device, train
 from charlm.vocabulary import Vocabulary
 
@@ -27,31 +29,56 @@ from charlm.vocabulary import Vocabulary
 @click.argument("prepare", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 def main(prepare: Path, out: Path) -> None:
+    distributed.relaunch("stages.train", [str(prepare), str(out)])
+    with distributed.told_once():
+        _main(prepare, out)
+
+
+def _main(prepare: Path, out: Path) -> None:
     code = sources.digests()
-    for stop in (signal.SIGTERM, signal.SIGHUP):  # a terminated training ends as an interrupted one
-        if signal.getsignal(stop) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(stop, signal.default_int_handler)
+    first = distributed.rank() == 0
+    if first:  # a terminated training ends as an interrupted one
+        for stop, handler in ((signal.SIGTERM, distributed.terminated), (signal.SIGHUP, signal.default_int_handler)):
+            if signal.getsignal(stop) is not signal.SIG_IGN:  # as nohup has it
+                signal.signal(stop, handler)
+    else:  # the first one tells of it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if "OMP_NUM_THREADS" not in os.environ:
         # Threads that share a table this small wait for each other: ten times slower on a busy machine of two cores.
         torch.set_num_threads(1)
     params = load_params()
     settings = flatten(model=params.model, train=params.train)
-    with live_run(project_root(), settings, warn=_warn) as run:
+    with live_run(project_root(), settings, warn=_warn) if first else untracked() as run, _undisturbed_end():
         _train(params, prepare, out, run)
         sources.require_unchanged(code)
         run.finish(out / "model.safetensors")
 
 
+@contextmanager
+def _undisturbed_end() -> Iterator[None]:
+    """Once the block has failed, let SIGTERM pass: a launcher sends it then, and the run is still to be closed."""
+    try:
+        yield
+    except BaseException:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
+
+
 def _train(params: Params, prepare: Path, out: Path, run: LiveRun) -> None:
-    """Train on what `prepare` holds, tell `run`, and leave history and checkpoint in `out`."""
+    """Train on what `prepare` holds; the first process tells `run`, and leaves history and checkpoint in `out`."""
     vocabulary = Vocabulary.from_json((prepare / "vocabulary.json").read_text(encoding="utf-8"))
     device = resolve_device(params.train.device, params.train.dtype)
     generator = seeded_generator(params.train.seed, "weights")
     model = MODELS[params.model.name](len(vocabulary), generator=generator, dtype=DTYPES[params.train.dtype])
     corpus = load_tokens(prepare / "train.npy"), load_tokens(prepare / "test.npy")
-    points = train(model.to(device), *corpus, params.train, seeded_generator(params.train.seed, "batches"))
-    write_text(out / "history.csv", history.to_csv(_shown(points, params.train, run)))
-    save_checkpoint(out / "model.safetensors", model, params.model.name, vocabulary)
+    batches = seeded_generator(params.train.seed, "batches")
+    with distributed.joined(device) as processes:
+        points = train(model.to(device), *corpus, params.train, batches, processes=processes)
+        if processes.rank == 0:
+            write_text(out / "history.csv", history.to_csv(_shown(points, params.train, run)))
+            save_checkpoint(out / "model.safetensors", model, params.model.name, vocabulary)
+        else:
+            deque(points, maxlen=0)  # the same course, for which the others need this process
 
 
 def _shown(points: Iterable[history.Point], settings: TrainParams, run: LiveRun) -> Iterator[history.Point]:

@@ -120,3 +120,14 @@ def test_heavy_libraries_are_imported_only_where_they_are_used(module: str, abse
     show = f"import {module}, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True, cwd=PROJECT)
     assert absent & set(loaded.stdout.split()) == set()
+
+
+def test_one_process_imports_no_more_of_torch_distributed_than_torch_does() -> None:
+    """And joins no group: `import torch` alone brings a part of it."""
+    train = "from stages.train import *\nwith distributed.joined(torch.device('cpu')): pass\n"
+    loaded = []
+    for code in ("import torch, torch.optim.adamw", train):
+        show = f"{code}\nimport sys; print(*(m for m in sys.modules if m.startswith('torch.distributed')))"
+        shown = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True, cwd=PROJECT)
+        loaded.append(set(shown.stdout.split()))
+    assert loaded[0] >= loaded[1]

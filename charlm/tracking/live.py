@@ -169,6 +169,12 @@ def _now() -> str:
 
 
 @contextmanager
+def untracked() -> Iterator[LiveRun]:
+    """A run that is kept nowhere."""
+    yield _Untracked()
+
+
+@contextmanager
 def live_run(root: Path, params: Mapping[str, Any], warn: Callable[[str], None]) -> Iterator[LiveRun]:
     """A run that is FINISHED when the block ends, FAILED when it raises, KILLED when it is interrupted.
 

@@ -1,0 +1,326 @@
+"""Training in several processes, by torchrun on one host and on two: the same bytes, or one clear error and no rest."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
+
+from charlm.config import TrainParams
+from charlm.corpus import Tokens
+from charlm.distributed import Alone, LauncherError, Processes, SharedDeviceError, joined, relaunch
+from charlm.history import to_csv
+from charlm.models import BigramLanguageModel
+from charlm.seeding import seeded_generator
+from charlm.training import DTYPES, train
+
+TRAIN = (sys.executable, "-m", "stages.train", "data/prepare", "out")
+RESULTS = ("model.safetensors", "history.csv")
+LOST = "lost another one: "
+
+
+def only_run(project: Path) -> Any:
+    [run] = MlflowClient(f"sqlite:///{project / 'mlflow.db'}").search_runs(["1"])
+    return run
+
+
+def set_train(project: Path, **values: Any) -> None:
+    params = YAML().load((project / "params.yaml").read_text())
+    params["train"] |= values
+    YAML().dump(params, project / "params.yaml")
+
+
+def results(project: Path, out: str) -> list[bytes]:
+    return [(project / out / name).read_bytes() for name in RESULTS]
+
+
+def torchrun(processes: int, *options: str) -> str:
+    return " ".join(["torchrun", f"--nproc-per-node={processes}", *options])
+
+
+def left_in(project: Path) -> list[psutil.Process]:
+    """The processes whose folder is `project`."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(project):
+                found.append(process)
+    return found
+
+
+def has_trained(project: Path) -> bool:
+    """Whether the store holds a point of the curve that lies behind the first iteration."""
+    with closing(sqlite3.connect(project / "mlflow.db")) as store, suppress(sqlite3.OperationalError):
+        query = "select count(*) from latest_metrics where key = 'loss/train' and step > 0"
+        return bool(store.execute(query).fetchone()[0])
+    return False
+
+
+@contextmanager
+def training(project: Path, launcher: str, *inside: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A training that runs, what it tells in a pipe; whatever of it is left at the end is killed."""
+    settings = os.environ | {"CHARLM_LAUNCHER": launcher} | environment
+    with subprocess.Popen(
+        [*inside, *TRAIN], cwd=project, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            for other in left_in(project):
+                other.kill()
+
+
+def wait_until_it_trains(project: Path, *processes: subprocess.Popen[str]) -> None:
+    while not has_trained(project):
+        for process in processes:
+            assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+
+
+# The same result
+
+V = 7
+CASES: list[dict[str, Any]] = [
+    {"batch_size": 8},
+    {"batch_size": 7},
+    {"batch_size": 3},  # of four processes one has nothing to do
+    {"batch_size": 1},
+    {"batch_size": 33, "block_size": 31, "learning_rate": 0.1},
+    {"batch_size": 6, "dtype": "float32"},
+]
+
+
+def weights(case: dict[str, Any], processes: Processes) -> list[str]:
+    """Every bit of the weights after a training, and its history, where that does not show a loss's last bits."""
+    usual = {"seed": 1, "block_size": 8, "max_iters": 60, "learning_rate": 0.01, "weight_decay": 0.1}
+    settings = TrainParams.model_validate(usual | {"eval_interval": 20, "device": "cpu", "dtype": "float64"} | case)
+    tokens: Tokens = np.random.default_rng(0).integers(V, size=500, dtype=np.uint8)
+    model = BigramLanguageModel(V, generator=seeded_generator(1, "weights"), dtype=DTYPES[settings.dtype])
+    course = train(model, tokens[:400], tokens[400:], settings, seeded_generator(1, "batches"), processes=processes)
+    points = to_csv(course)
+    return [model.table.detach().numpy().tobytes().hex(), points if settings.dtype == "float64" else ""]
+
+
+def in_every_process(folder: str) -> None:
+    """What each process of the test below does."""
+    with joined(torch.device("cpu")) as processes:
+        found = [weights(case, processes) for case in CASES]
+    Path(folder, str(processes.rank)).write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_every_process_comes_to_the_weights_of_one_to_the_last_bit(
+    processes: int, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A sum of each process's sum has other last bits, and rounding only mostly hides them."""
+    code = f"import runpy; runpy.run_path({__file__!r})['in_every_process']({str(tmp_path)!r})"
+    launch = torchrun(processes, "--no-python").split()
+    run(Path(__file__).parent.parent, *launch, sys.executable, "-c", code)
+    expected = [weights(case, Alone()) for case in CASES]
+    found = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(processes)]
+    assert found == [expected] * processes
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_dvc_repro_under_the_launcher_leaves_the_lock_as_it_was_and_one_run(
+    project: Path, run: Callable[..., Any], processes: int
+) -> None:
+    lock = (project / "dvc.lock").read_bytes()
+    (project / "data/train/model.safetensors").unlink()
+    launcher = torchrun(processes)
+    run(project, "dvc", "repro", "--force", "--single-item", "train", CHARLM_LAUNCHER=launcher)
+    assert (project / "dvc.lock").read_bytes() == lock
+    assert only_run(project).info.status == "FINISHED"
+    assert "charlm.checkpoint_sha256" in only_run(project).data.tags
+
+
+# One host, and what goes wrong
+
+DIES = """
+_draw, _count = sample_batch, 0
+
+def sample_batch(*arguments):
+    global _count
+    _count += 1
+    if os.environ["RANK"] == "1" and _count == 250:
+        {death}
+    return _draw(*arguments)
+"""
+
+
+@pytest.mark.parametrize(
+    ("death", "told"),
+    [
+        ("os.kill(os.getpid(), 9)", "Signal 9 (SIGKILL)"),
+        ("raise MemoryError('no room for a batch')", "MemoryError: no room for a batch"),
+    ],
+)
+def test_process_that_dies_fails_the_run_with_its_error_and_nothing_is_left(
+    project: Path, death: str, told: str
+) -> None:
+    corpus = project / "charlm/corpus.py"
+    corpus.write_text(f"import os\n{corpus.read_text()}{DIES.format(death=death)}")
+    with training(project, torchrun(2)) as process:
+        _, errors = process.communicate()
+        assert left_in(project) == []
+    assert process.returncode == 1
+    assert told in errors
+    assert errors.count(f"Error: Process 0 of 2 {LOST}") == 1
+    assert only_run(project).info.status == "FAILED"
+    assert LOST in only_run(project).data.tags["mlflow.note.content"]
+    assert list((project / "out").glob("*")) == []
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopped_launcher_ends_the_run_as_killed_and_nothing_is_left(project: Path, stop: signal.Signals) -> None:
+    set_train(project, max_iters=10**9)
+    with training(project, torchrun(2)) as process:
+        wait_until_it_trains(project, process)
+        process.send_signal(stop)
+        process.communicate()
+        assert left_in(project) == []
+    assert process.returncode != 0
+    assert only_run(project).info.status == "KILLED"
+    assert list((project / "out").glob("*")) == []
+
+
+def test_processes_end_when_their_launcher_is_gone(project: Path) -> None:
+    """A launcher that gets SIGKILL ends nothing: its processes used to train on."""
+    set_train(project, max_iters=10**9)
+    with training(project, torchrun(2)) as process:
+        wait_until_it_trains(project, process)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        _, alive = psutil.wait_procs(workers, timeout=120)
+        assert alive == []
+        assert "the launcher has ended" in process.communicate()[1]
+    assert only_run(project).info.status == "FAILED"
+    assert list((project / "out").glob("*")) == []
+
+
+def test_error_that_every_process_has_is_told_once(project: Path, run: Callable[..., Any]) -> None:
+    set_train(project, learning_rate=1e308)
+    done = run(project, *TRAIN, code=1, CHARLM_LAUNCHER=torchrun(2))
+    assert done.stderr.count("Error: The loss at step 2 is nan; nothing was saved.\n") == 1
+    assert only_run(project).info.status == "FAILED"
+    assert "The loss at step 2 is nan" in only_run(project).data.tags["mlflow.note.content"]
+
+
+def test_launcher_that_is_not_there_is_told(project: Path, run: Callable[..., Any]) -> None:
+    done = run(project, *TRAIN, code=1, CHARLM_LAUNCHER="torchran --nproc-per-node 2")
+    assert done.stderr == (
+        "Error: CHARLM_LAUNCHER=torchran --nproc-per-node 2: No such file or directory.\n"
+        'Set it to a command such as "torchrun --nproc-per-node 2", or unset it to train in one process.\n'
+    )
+
+
+def test_launcher_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARLM_LAUNCHER", "torchrun '")
+    with pytest.raises(LauncherError, match=r"^CHARLM_LAUNCHER=torchrun ': No closing quotation\.\n"):
+        relaunch("stages.train", [])
+
+
+def test_devices_that_do_not_suffice_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SharedDeviceError) as err, joined(torch.device("mps")):
+        pass
+    assert str(err.value) == (
+        "train.device=mps: torchrun has started 2 processes here, and there are 0 such devices that can train together."
+        "\nStart no more processes than that, or train with train.device=cpu."
+    )
+
+
+# Two hosts
+
+ADDRESSES = ("10.77.0.1", "10.77.0.2")
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[str]]:
+    """Two network namespaces, joined by nothing but a link named `eth0` on both sides, and each its own loopback."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("needs root and iproute2, to make network namespaces")
+    names = [f"charlm{os.getpid()}{side}" for side in "ab"]
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", "eth0", "netns", names[0], "type", "veth", "peer", "name", "eth0", "netns", names[1])
+        for name, address in zip(names, ADDRESSES, strict=True):
+            ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
+            ip("-n", name, "link", "set", "lo", "up")
+            ip("-n", name, "link", "set", "eth0", "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+@contextmanager
+def two_hosts(hosts: list[str], folders: list[Path]) -> Iterator[list[subprocess.Popen[str]]]:
+    """A training of two processes on each of `hosts`, each in its folder."""
+    with (
+        training(folders[0], _node(0), *_inside(hosts[0])) as first,
+        training(folders[1], _node(1), *_inside(hosts[1])) as second,
+    ):
+        yield [first, second]
+
+
+def _inside(host: str) -> list[str]:
+    return ["ip", "netns", "exec", host, "env", "GLOO_SOCKET_IFNAME=eth0"]
+
+
+def _node(rank: int) -> str:
+    return f"torchrun --nnodes=2 --nproc-per-node=2 --node-rank={rank} --master-addr={ADDRESSES[0]} --master-port=29500"
+
+
+def test_two_hosts_whose_link_is_cut_fail_clearly_and_train_the_same_once_it_is_whole(
+    project: Path, hosts: list[str], tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    code = project / "charlm/distributed.py"
+    assert "TIMEOUT = timedelta(seconds=30)" in code.read_text()
+    code.write_text(code.read_text().replace("TIMEOUT = timedelta(seconds=30)", "TIMEOUT = timedelta(seconds=5)"))
+    settings = (project / "params.yaml").read_bytes()
+    set_train(project, max_iters=10**9)
+    folders = [project, tmp_path / "the other host"]
+    shutil.copytree(*folders)
+
+    with two_hosts(hosts, folders) as processes:
+        wait_until_it_trains(project, *processes)
+        ip("-n", hosts[1], "link", "set", "eth0", "down")
+        told = [process.communicate()[1] for process in processes]
+        assert [left_in(folder) for folder in folders] == [[], []]
+    for first, errors in zip((0, 2), told, strict=True):
+        assert errors.count(f"Error: Process {first} of 4 {LOST}") == 1, errors
+    assert [process.returncode for process in processes] == [1, 1]
+    assert only_run(project).info.status == "FAILED"
+    assert [list((folder / "out").glob("*")) for folder in folders] == [[], []]
+
+    ip("-n", hosts[1], "link", "set", "eth0", "up")
+    for folder in folders:
+        (folder / "params.yaml").write_bytes(settings)
+    with two_hosts(hosts, folders) as processes:
+        told = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert results(project, "out") == results(project, "data/train")
+    assert not (folders[1] / "out").exists()
+    runs = [MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_runs(["1"]) for folder in folders]
+    assert [[run.info.status for run in of_folder] for of_folder in runs] == [["FINISHED", "FAILED"], []]
