@@ -28,8 +28,9 @@ verify: $(READY)  ## make the committed result again and hold every byte of it a
 test: $(READY)  ## run every test, without the internet
 	python -m pytest --numprocesses auto --dist loadgroup
 
-bench: .venv/bench/.ready  ## measure charlm beside the notebook and write docs/benchmarks.md; ten minutes
+bench: .venv/bench/.ready  ## measure charlm beside the notebook and write docs/benchmarks.md
 	PYTHONPATH=$(CURDIR)/.venv/bench charlm bench
+	charlm bench --growth 1,10,100,1000
 
 screenshots: $(READY)  ## write the pictures of the UI in docs/images anew; needs Chromium
 	python -m pytest tests/test_ui.py --screenshots docs/images

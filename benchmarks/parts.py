@@ -20,7 +20,7 @@ from benchmarks import notebook, texts
 from benchmarks.scale import Scale
 from charlm.bench import Aim, Contest, NotMeasuredError, Row, Timed
 from charlm.config import TrainParams, flatten
-from charlm.corpus import Tokens, pair_counts, split
+from charlm.corpus import Tokens, pair_counts
 from charlm.evaluation import mean_loss
 from charlm.models import BigramLanguageModel
 from charlm.seeding import seeded_generator
@@ -39,7 +39,7 @@ class Book:
     def __init__(self, root: Path) -> None:
         text = texts.text(root, "ASCII", texts.BOOK)
         self.vocabulary = Vocabulary.from_text(text)
-        self.train, self.test = split(self.vocabulary.encode(text), 0.8)
+        self.train, self.test = np.split(self.vocabulary.encode(text), [int(0.8 * len(text))])
         self.data = {name: torch.from_numpy(part.astype(np.int64)) for name, part in self.splits().items()}
 
     def splits(self) -> dict[str, Tokens]:

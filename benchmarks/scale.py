@@ -12,14 +12,13 @@ class Scale:
     """Of the arrays of the notebook's speed check, in each of four dimensions."""
     large: int = 100_000_000
     """Bytes of a large text."""
-    iterations: int = 5000
+    iterations: int = 2000
     wide_iterations: int = 300
     """At batch 64 x block 64."""
     tracked_iterations: int = 100_000
     lengths: tuple[int, int] = (500, 10_000)
     sequences: int = 1000
-    growth: tuple[float, ...] = (1, 10, 100)
-    """Megabytes of text."""
+    """Of the shorter length, as one batch."""
 
 
 QUICK = Scale(
@@ -31,6 +30,5 @@ QUICK = Scale(
     tracked_iterations=200,
     lengths=(5, 20),
     sequences=3,
-    growth=(0.1,),
 )
 """Not a measurement: every step is taken, its times mean nothing."""

@@ -110,6 +110,16 @@ class Result:
         """As benchmarks.json has it."""
         return asdict(self) | {"ratio": self.ratio, "verdict": self.verdict}
 
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "Result":
+        """What `content` gave."""
+        aim = content["row"]["aim"]
+        row = Row(**{**content["row"], "aim": Aim(**aim) if aim else None})
+        ours, baseline = (
+            Spread.of(content[side]["samples"]) if content[side] else None for side in ("ours", "baseline")
+        )
+        return cls(row, ours, baseline, content["reason"])
+
     def cells(self, shown: Callable[[Spread], str]) -> tuple[str, ...]:
         """As a table has it: ours, baseline, ratio, aim, verdict."""
         aim = str(self.row.aim or "")
@@ -206,7 +216,7 @@ def markdown(results: Sequence[Result], growth: Sequence[Growth], settings: Mapp
         _markdown_table(HEADER, ((f"{r.row.title} (per {r.row.per})", *r.cells(str)) for r in results)),
         "![Each row's time as a part of its baseline's, beside its aim](images/benchmarks.png)",
         "## Growth with the text",
-        *(_growth(growth) if growth else ["Not measured in this run."]),
+        *(_growth(growth) if growth else ["Not measured yet; `charlm bench --growth 1,10,100,1000` does it."]),
         notes.strip(),
     ]
     return "\n\n".join(parts) + "\n"
