@@ -217,7 +217,7 @@ def _iteration(book: Book, scale: Scale) -> Contest:
         baseline = partial(_theirs, book, scale.iterations, notebook.BATCH_SIZE, notebook.BLOCK_SIZE)
         with _store() as root:
             yield {
-                "charlm": partial(_ours, book, _settings(scale.iterations), root),
+                "charlm": partial(_ours, book, _settings(scale.own_iterations), root),
                 NOTEBOOK: baseline,
                 ALONE: partial(_alone, baseline),
             }
@@ -237,7 +237,7 @@ def _lightning(book: Book, scale: Scale) -> Contest:
         with _store() as root:
             uri, size = f"sqlite:///{root}/mlflow.db", len(book.vocabulary)
             yield {
-                "charlm": partial(_ours, book, _settings(scale.iterations), root),
+                "charlm": partial(_ours, book, _settings(scale.own_iterations), root),
                 "Lightning": partial(lightning.train, book.data["train"], size, scale.iterations, uri),
             }
 

@@ -13,6 +13,9 @@ class Scale:
     large: int = 100_000_000
     """Bytes of a large text."""
     iterations: int = 2000
+    """Of a baseline's loop at the notebook's settings."""
+    own_iterations: int = 20_000
+    """Of charlm's: in the first half second of a run, its record's beginning takes turns with the loop."""
     wide_iterations: int = 300
     """At batch 64 x block 64."""
     tracked_iterations: int = 100_000
@@ -26,6 +29,7 @@ QUICK = Scale(
     side=4,
     large=100_000,
     iterations=100,
+    own_iterations=100,
     wide_iterations=10,
     tracked_iterations=200,
     lengths=(5, 20),
