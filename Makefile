@@ -12,7 +12,7 @@ ifneq ($(wildcard $(MIRROR)),)
 export CHARLM_GUTENBERG_MIRROR ?= $(MIRROR)
 endif
 
-.PHONY: help repro verify test screenshots check format lock clean
+.PHONY: help repro verify test bench screenshots check format lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -27,6 +27,10 @@ verify: $(READY)  ## make the committed result again and hold every byte of it a
 
 test: $(READY)  ## run every test, without the internet
 	python -m pytest --numprocesses auto --dist loadgroup
+
+bench: .venv/bench/.ready  ## measure charlm beside the notebook and write docs/benchmarks.md
+	PYTHONPATH=$(CURDIR)/.venv/bench charlm bench
+	charlm bench --growth 1,10,100,1000
 
 screenshots: $(READY)  ## write the pictures of the UI in docs/images anew; needs Chromium
 	python -m pytest tests/test_ui.py --screenshots docs/images
@@ -55,4 +59,10 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Lightning has a folder of its own: what is installed beside charlm is part of every run's record.
+.venv/bench/.ready: $(READY) benchmarks/requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps --target .venv/bench \
+		--requirement benchmarks/requirements.lock
 	@touch $@

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from charlm.config import PARAMS_FILE, ParamsError, project_root
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:
@@ -67,6 +66,7 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float) -> 
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser, if there is one.")
 def ui(*, port: int, browser: bool) -> None:
     """Browse the recorded runs in MLflow's own UI."""
+    from charlm.config import project_root
     from charlm.tracking.store import Store, shown
 
     store = Store(project_root())
@@ -114,6 +114,7 @@ def promote(*, run: str | None, force: bool) -> None:
     RUN is an id, the beginning of one, a run's name, or `latest`; without it, the run with the lowest test loss on the
     champion's text. Better is a lower test loss on the same text; one that is not is registered, and exits with 1.
     """
+    from charlm.config import project_root
     from charlm.tracking import registry
     from charlm.tracking.store import Store
 
@@ -132,6 +133,7 @@ def sync() -> None:
 
     from charlm import sync as syncing
     from charlm.checkout import cache_folder
+    from charlm.config import ParamsError, project_root
     from charlm.tracking.store import Store
 
     root = project_root()
@@ -144,6 +146,19 @@ def sync() -> None:
         else:
             told = f"recorded as run {', '.join(made)}" if made else "is recorded already"
         click.echo(f"{state}: {told}")
+
+
+@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Measure charlm beside the notebook that it grew from; --help tells the options.
+
+    The baselines are in the project's folder benchmarks/, not in the package.
+    """
+    from charlm.config import project_root
+
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    sys.exit(subprocess.run(command, cwd=project_root(), check=False).returncode)
 
 
 @main.command()
@@ -168,6 +183,7 @@ def reproduce(*, run: str, anyway: bool) -> None:
 
 def _reproduce(run: str, *, anyway: bool) -> None:
     from charlm import reproduction
+    from charlm.config import PARAMS_FILE, project_root
     from charlm.provenance import ENVIRONMENT, PATCH, Environment
     from charlm.tracking.runs import note_reproduced, recorded_run
     from charlm.tracking.store import Store
@@ -194,6 +210,8 @@ def _reproduce(run: str, *, anyway: bool) -> None:
 
 def _model_folder(model: str | None, temporary: Path) -> Path:
     """The folder that --model means; what stands in MLflow is fetched into `temporary`."""
+    from charlm.config import project_root
+
     if model is None:
         return project_root() / "data"
     if not model.startswith(("runs:", "models:")):

@@ -62,3 +62,37 @@ def next_char(content: str) -> Figure:
     axes.set(xlabel="next character", ylabel="character", title="Probability of the next character")
     figure.colorbar(picture, ax=axes, shrink=0.7)
     return figure
+
+
+def speedups(rows: Sequence[tuple[str, float, float | None]]) -> Figure:
+    """Bars: for each row its title, its time as a part of the baseline's, and the part aimed at, if there is one."""
+    figure = Figure(figsize=(10, 0.38 * len(rows) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(rows))
+    colors = ["tab:gray" if aim is None else "tab:green" if ratio <= aim else "tab:red" for _, ratio, aim in rows]
+    axes.barh(places, [ratio for _, ratio, _ in rows], color=colors)
+    aims = [(aim, place) for place, (_, _, aim) in enumerate(rows) if aim is not None]
+    axes.plot([aim for aim, _ in aims], [place for _, place in aims], "k|", markersize=14, label="aim")
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_yticks(places, [title for title, _, _ in rows], fontsize=8)
+    axes.set(xscale="log", xlabel="time as a part of the baseline's (less is faster)")
+    axes.invert_yaxis()
+    axes.legend()
+    return figure
+
+
+def growth(series: Mapping[tuple[str, str], Sequence[tuple[float, float, float]]]) -> Figure:
+    """By text and stage: megabytes of text against seconds, and against peak megabytes of memory."""
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    stages = list(dict.fromkeys(stage for _, stage in series))
+    texts = list(dict.fromkeys(text for text, _ in series))
+    for (text, stage), points in series.items():
+        style = {"color": f"C{stages.index(stage)}", "linestyle": "-" if text == texts[0] else "--", "marker": "."}
+        sizes, seconds, peaks = zip(*points, strict=True)
+        left.plot(sizes, seconds, label=f"{stage}, {text}", **style)
+        right.plot(sizes, peaks, **style)
+    for axes, label in ((left, "seconds"), (right, "peak memory (MB)")):
+        axes.set(xscale="log", yscale="log", xlabel="text (MB)", ylabel=label)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    return figure

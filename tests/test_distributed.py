@@ -151,14 +151,13 @@ def test_dvc_repro_under_the_launcher_leaves_the_lock_as_it_was_and_one_run(
 # One host, and what goes wrong
 
 DIES = """
-_draw, _count = sample_batch, 0
+_drawn = batches
 
-def sample_batch(*arguments):
-    global _count
-    _count += 1
-    if os.environ["RANK"] == "1" and _count == 250:
-        {death}
-    return _draw(*arguments)
+def batches(*arguments):
+    for number, batch in enumerate(_drawn(*arguments), start=1):
+        if os.environ["RANK"] == "1" and number == 250:
+            {death}
+        yield batch
 """
 
 

@@ -107,10 +107,10 @@ def test_imports_point_one_way() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("charlm.cli", {"torch", "mlflow", "matplotlib", "httpx", "numpy"}),
+        ("charlm.cli", {"torch", "mlflow", "matplotlib", "httpx", "numpy", "pydantic", "ruamel.yaml", "rich", "dvc"}),
         ("stages.download", {"torch", "mlflow", "matplotlib"}),
         ("stages.prepare", {"torch", "mlflow", "matplotlib", "httpx"}),
-        ("stages.train", {"matplotlib", "torch._dynamo", "httpx"}),
+        ("stages.train", {"matplotlib", "torch._dynamo", "httpx", "mlflow"}),
         ("stages.evaluate", {"mlflow", "matplotlib"}),
         ("stages.sample", {"mlflow", "matplotlib"}),
         ("stages.record", {"torch"}),

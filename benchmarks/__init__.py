@@ -1,0 +1,1 @@
+"""What `charlm bench` measures, and the baselines that it measures against; run as `python -m benchmarks`."""

@@ -1,0 +1,38 @@
+"""How much is measured: all of it, or as little as shows that everything runs."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of what is timed. A repeat times every contestant of a row once."""
+
+    repeats: int = 5
+    side: int = 100
+    """Of the arrays of the notebook's speed check, in each of four dimensions."""
+    large: int = 100_000_000
+    """Bytes of a large text."""
+    iterations: int = 2000
+    """Of a baseline's loop at the notebook's settings."""
+    own_iterations: int = 20_000
+    """Of charlm's: in the first half second of a run, its record's beginning takes turns with the loop."""
+    wide_iterations: int = 300
+    """At batch 64 x block 64."""
+    tracked_iterations: int = 100_000
+    lengths: tuple[int, int] = (500, 10_000)
+    sequences: int = 1000
+    """Of the shorter length, as one batch."""
+
+
+QUICK = Scale(
+    repeats=1,
+    side=4,
+    large=100_000,
+    iterations=100,
+    own_iterations=100,
+    wide_iterations=10,
+    tracked_iterations=200,
+    lengths=(5, 20),
+    sequences=3,
+)
+"""Not a measurement: every step is taken, its times mean nothing."""

@@ -1,0 +1,64 @@
+"""How much a store is asked for: what no clock needs to hold."""
+
+import math
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, event
+
+from charlm.history import Point
+from charlm.provenance import Origin
+from charlm.tracking.live import live_run
+from charlm.tracking.record import Content, record
+from charlm.tracking.store import Store
+
+
+@contextmanager
+def transactions() -> Iterator[list[object]]:
+    """What this process commits to databases in the block."""
+    found: list[object] = []
+
+    def count(connection: object) -> None:
+        found.append(connection)
+
+    event.listen(Engine, "commit", count)
+    try:
+        yield found
+    finally:
+        event.remove(Engine, "commit", count)
+
+
+def live_transactions(root: Path, steps: int) -> int:
+    """How many a live run takes whose store is locked by another until the last step."""
+    Store(root)
+    other = sqlite3.connect(root / "mlflow.db", isolation_level=None)
+    with transactions() as found, live_run(root, {"train.seed": 1}, warn=pytest.fail) as run, closing(other):
+        other.execute("begin immediate")
+        for step in range(steps):
+            run.log(Point(step, 1.0, 1.0, 1.0), 100.0)
+        other.execute("rollback")
+    return len(found)
+
+
+def test_live_run_asks_its_store_by_the_thousand_metrics(root: Path) -> None:
+    few, many = live_transactions(root, 1), live_transactions(root, 2000)
+    batches = math.ceil(2000 * 5 / 950)
+    assert few < 40
+    assert many - few <= 2 * batches + 4  # read and write; one batch may be on its way when the lock comes
+
+
+def test_record_asks_its_store_by_the_thousand_metrics(root: Path, content: Callable[..., Content]) -> None:
+    def recorded(steps: int) -> int:
+        points = [Point(step, 4.0 - step / steps, 3.0, 2.0) for step in range(steps)]
+        whole = content(points=points, checkpoint_sha256=str(steps) * 8, results_sha256=str(steps) * 8)
+        store, origin = Store(root), Origin.here()
+        with transactions() as found:
+            record(store, whole, origin)
+        return len(found)
+
+    few, many = recorded(2), recorded(2000)
+    assert few < 150
+    assert many - few <= 60
