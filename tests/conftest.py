@@ -4,8 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from socketserver import BaseServer
+from threading import Thread
 from typing import Any
 
 import hypothesis
@@ -26,6 +29,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 MIRROR = PROJECT.parent / "shared" / "gutenberg"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+Serving = Callable[[BaseServer], AbstractContextManager[None]]
 Once = Callable[[str, Callable[[Path], object]], Path]
 
 
@@ -81,6 +85,31 @@ def run() -> Run:
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def serving() -> Serving:
+    """A function that lets a server of the standard library answer, in a thread, as long as its block lasts."""
+
+    @contextmanager
+    def serving(server: BaseServer) -> Iterator[None]:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+    return serving
+
+
+@pytest.fixture
+def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy between a test and its server, no terminal to draw on."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -273,15 +273,11 @@ class _OnTheLine(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def line(team: Team) -> Iterator[Line]:
+def line(team: Team, serving: Callable[..., Any]) -> Iterator[Line]:
     """A line on which everything arrives, for a test to make worse."""
-    with Line(team.port, lambda _: Fate.ARRIVES) as line:
-        thread = Thread(target=line.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with Line(team.port, lambda _: Fate.ARRIVES) as line, serving(line):
         yield line
         line.hung_up.set()
-        line.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -124,24 +124,19 @@ def _registered(client: "MlflowClient", run: "Run") -> "ModelVersion":
 
 def _require_better(client: "MlflowClient", run: "Run", champion: "ModelVersion") -> None:
     """Raise NotPromotedError when the run is not measured better than the champion, on the same text."""
-    best = client.get_run(str(champion.run_id))
+    if problem := _shortfall(run, client.get_run(str(champion.run_id)), champion.version):
+        raise NotPromotedError(f"{problem}\n--force moves the alias all the same.")
+
+
+def _shortfall(run: "Run", best: "Run", version: str) -> str:
+    """Why the run is not known to be better than `best`, the champion of this version; nothing when it is."""
     if LOSS not in best.data.metrics:
-        raise NotPromotedError(
-            f"The {CHAMPION}, version {champion.version} of {NAME}, has no test loss to compare with.\n"
-            "--force moves the alias all the same."
-        )
+        return f"The {CHAMPION}, version {version} of {NAME}, has no test loss to compare with."
     mine, theirs = run.data.metrics[LOSS], best.data.metrics[LOSS]
-    stays = f"Version {champion.version} of {NAME} (run {best.info.run_name}, test loss {theirs:.4f}) stays the"
+    stays = f"Version {version} of {NAME} (run {best.info.run_name}, test loss {theirs:.4f}) stays the {CHAMPION}"
     if _test_text(run) != _test_text(best):
-        raise NotPromotedError(
-            f"{stays} {CHAMPION}: run {run.info.run_name} was measured on another text, their losses do not compare.\n"
-            "--force moves the alias all the same."
-        )
-    if mine >= theirs:
-        raise NotPromotedError(
-            f"{stays} {CHAMPION}: run {run.info.run_name} has {mine:.4f}, which is not better.\n"
-            "--force moves the alias all the same."
-        )
+        return f"{stays}: run {run.info.run_name} was measured on another text, their losses do not compare."
+    return f"{stays}: run {run.info.run_name} has {mine:.4f}, which is not better." if mine >= theirs else ""
 
 
 def download_model(store: Store, uri: str, folder: Path) -> Path:

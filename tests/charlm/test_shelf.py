@@ -2,12 +2,12 @@
 
 import hashlib
 import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,6 +19,8 @@ from charlm.shelf import ShelfDigestError, ShelfError, expand, join, write
 
 HEADER = "*** START OF THE PROJECT GUTENBERG EBOOK IT ***\n\n"
 FOOTER = "\n*** END OF THE PROJECT GUTENBERG EBOOK IT ***\n"
+
+pytestmark = pytest.mark.usefixtures("plainly")
 
 
 class Server(ThreadingHTTPServer):
@@ -51,23 +53,10 @@ class Handler(BaseHTTPRequestHandler):
         """Keep stderr to what is tested."""
 
 
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+def server(serving: Callable[..., Any]) -> Iterator[Server]:
+    with Server() as server, serving(server):
         yield server
-        server.shutdown()
-        thread.join()
 
 
 class Shelf:
