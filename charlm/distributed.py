@@ -8,6 +8,7 @@ the bits are the same by construction. It knows neither the model nor what is ad
 
 import os
 import shlex
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -199,12 +200,15 @@ def told_once() -> Iterator[None]:
     The others wait with it until the launcher, which sees that one fail, ends them; one that nobody ends was
     the only one to have it, and tells it.
     """
+    launcher = os.getppid()
     try:
         yield
     except CharlmError:
-        launcher, end = os.getppid(), time.monotonic() + _TELLING_TIME
-        while local_rank() and os.getppid() == launcher and time.monotonic() < end:
-            time.sleep(0.1)
+        if local_rank():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with which the launcher ends it
+            end = time.monotonic() + _TELLING_TIME
+            while os.getppid() == launcher and time.monotonic() < end:
+                time.sleep(0.1)
         raise
 
 
