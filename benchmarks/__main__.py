@@ -5,31 +5,39 @@ writes what it measured to the folder --out, as benchmarks.json or growth.json, 
 """
 
 import json
+import math
 import os
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from benchmarks import growth, parts, pipelines
+from benchmarks import page
 from benchmarks.scale import QUICK, Scale
-from charlm import bench
 from charlm.config import project_root
 from charlm.files import whole, write_text
-from charlm.provenance import Environment
+from charlm.provenance import COMMIT_TAG, Environment, Origin
+
+if TYPE_CHECKING:
+    from benchmarks.contest import Contest, Result
 
 _PACKAGES = ("charlm", "dvc", "lightning", "mlflow", "numpy", "torch")
 
 
 def _megabytes(_context: click.Context, _option: click.Parameter, value: str | None) -> list[float]:
+    """Different sizes, small ones first."""
     try:
-        sizes = [float(size) for size in value.split(",")] if value else []
+        sizes = {float(size) for size in value.split(",")} if value is not None else set()
     except ValueError as err:
-        raise click.BadParameter("expected numbers with commas between them") from err
-    return sizes
+        raise click.BadParameter(f"{value} is not numbers with commas between them, such as 1,10,100.") from err
+    if not all(0 < size < math.inf for size in sizes):
+        raise click.BadParameter(f"{value} is not sizes of texts in megabytes, such as 1,10,100.")
+    return sorted(sizes)
 
 
 @click.command(help=__doc__)
@@ -37,82 +45,132 @@ def _megabytes(_context: click.Context, _option: click.Parameter, value: str | N
 @click.option(
     "--growth",
     "sizes",
+    metavar="MB,MB,...",
     callback=_megabytes,
     help="Measure, in place of the table, the stages on texts of these megabytes: 1,10,100,1000.",
 )
 @click.option("--quick", is_flag=True, help="Take every step, but so little of each that its time means nothing.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="[default: docs of the project]")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, writable=True, path_type=Path),
+    help="Where to write.  [default: the project's docs; nowhere with --only or --quick]",
+)
 def main(only: tuple[str, ...], sizes: list[float], *, quick: bool, out: Path | None) -> None:
+    if sizes and only:
+        raise click.UsageError(
+            "--only names rows of the table, which --growth does not measure; leave one of them out."
+        )
     for name in [name for name in os.environ if name.startswith(("CHARLM_", "MLFLOW_", "DVC_"))]:
         del os.environ[name]
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     root, scale = project_root(), QUICK if quick else Scale()
-    out = out or root / "docs"
+    if out is None and not only and not quick:
+        out = root / "docs"
     if sizes:
-        points = growth.measured(root, sizes)
-        _save(out / "growth.json", {"settings": _settings(), "points": [asdict(point) for point in points]})
+        _measure_growth(root, sizes, scale, out)
     else:
-        results = _measured(root, scale, set(only))
-        Console().print(bench.table(results))
-        rows = [result.content() for result in results]
-        _save(out / "benchmarks.json", {"settings": _settings(), "scale": asdict(scale), "rows": rows})
-    _write(out, (root / "benchmarks/notes.md").read_text(encoding="utf-8"))
+        _measure_table(root, scale, set(only), out)
 
 
-def _measured(root: Path, scale: Scale, only: set[str]) -> list[bench.Result]:
-    """All rows, those of contests without one of `only` as left out; a bar shows how far it is."""
+def _measure_table(root: Path, scale: Scale, only: set[str], out: Path | None) -> None:
+    """Measure the rows of `only`, or all, and tell them; what was measured before an interrupt is kept."""
+    settings, results = _settings(root), []
+    try:
+        for measured in _contests(_wanted(root, scale, only), scale):
+            results += measured
+            rows = [asdict(result) | {"ratio": result.ratio, "verdict": result.verdict} for result in results]
+            _save(out, "benchmarks.json", {"settings": settings, "scale": asdict(scale), "rows": rows})
+    finally:
+        Console().print(page.terminal(results))
+        _write(root, out)
+
+
+def _wanted(root: Path, scale: Scale, only: set[str]) -> "list[Contest]":
+    """All contests with the rows of `only`, or with all of theirs."""
+    from benchmarks import parts, pipelines
+
     contests = [*parts.contests(root, scale), *pipelines.contests(root)]
     known = [row.key for contest in contests for row in contest.rows]
     if unknown := only - set(known):
         raise click.BadParameter(f"no row {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    results: list[bench.Result] = []
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    kept = [
+        replace(contest, rows=tuple(row for row in contest.rows if not only or row.key in only)) for contest in contests
+    ]
+    return [contest for contest in kept if contest.rows]
+
+
+def _contests(contests: "list[Contest]", scale: Scale) -> "Iterator[list[Result]]":
+    """What each of them came to; a bar shows how far it is."""
+    from benchmarks.contest import measured
+
+    with _progress() as progress:
         bar = progress.add_task("bench", total=len(contests))
         for contest in contests:
             progress.update(bar, description=contest.rows[0].key)
-            if not only or only & {row.key for row in contest.rows}:
-                results += bench.measured(contest, scale.repeats)
-            else:
-                results += [bench.Result(row, reason="left out of this run") for row in contest.rows]
+            yield measured(contest, scale.repeats)
             progress.advance(bar)
-    return results
 
 
-def _settings() -> dict[str, str]:
-    """What is measured with."""
-    here = Environment.here()
+def _measure_growth(root: Path, sizes: list[float], scale: Scale, out: Path | None) -> None:
+    """Measure the stages on texts of `sizes`; what was measured before an interrupt is kept."""
+    from benchmarks import growth
+
+    settings, points = _settings(root), []
+    try:
+        with _progress() as progress:
+            bar = progress.add_task("growth", total=len(growth.KINDS) * len(sizes))
+            for kind, size in [(kind, size) for kind in growth.KINDS for size in sizes]:
+                progress.update(bar, description=f"{size:g} MB, {kind}")
+                points += growth.measured(root, kind, size, scale.growth_repeats)
+                _save(out, "growth.json", {"settings": settings, "points": [asdict(point) for point in points]})
+                progress.advance(bar)
+    finally:
+        _write(root, out)
+
+
+def _progress() -> Progress:
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _settings(root: Path) -> dict[str, str]:
+    """What is measured, and with what."""
+    here, origin = Environment.here(), Origin(root, None).tags()
     versions = ", ".join(f"{name} {here.packages[name]}" for name in _PACKAGES if name in here.packages)
+    changed = ", and changes that are not committed" if origin.get("charlm.git_dirty") == "true" else ""
     return {
         "machine": f"{here.platform}, {os.cpu_count()} cores, {here.cpu_capability}",
         "threads": f"{here.threads}, PyTorch's own choice; 1 for charlm's training, as the train stage sets it",
         "versions": f"Python {here.python}, {versions}",
+        "code": f"commit {origin.get(COMMIT_TAG, 'unknown')[:12]}{changed}",
         "texts": "made of tests/tale.txt; a book has 230 kB",
     }
 
 
-def _save(path: Path, content: dict[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def _save(out: Path | None, name: str, content: dict[str, Any]) -> None:
+    if out is not None:
+        write_text(out / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """What was saved, by this run or one before; nothing where there is none."""
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-
-
-def _write(out: Path, notes: str) -> None:
+def _write(root: Path, out: Path | None) -> None:
     """The page and its pictures in `out`, of the table and the growth that are saved there."""
-    from charlm import plots
+    if out is None:
+        return
+    from benchmarks import plots
 
-    table, curve = _load(out / "benchmarks.json"), _load(out / "growth.json")
-    results = [bench.Result.of(row) for row in table.get("rows", [])]
-    points = [bench.Growth(**point) for point in curve.get("points", [])]
-    settings = table.get("settings", curve.get("settings", {}))
-    write_text(out / "benchmarks.md", bench.markdown(results, points, settings, notes))
-    pictures = {"benchmarks": plots.speedups(bench.bars(results)), "growth": plots.growth(bench.series(points))}
+    saved = {path.name: path.read_bytes() for path in out.glob("*.json")}
+    table = TypeAdapter(page.Table).validate_json(saved.get("benchmarks.json", b"{}"))
+    curve = TypeAdapter(page.Curve).validate_json(saved.get("growth.json", b"{}"))
+    notes = (root / "benchmarks/notes.md").read_text(encoding="utf-8")
+    write_text(out / "benchmarks.md", page.markdown(table, curve, notes))
+    pictures = {
+        "benchmarks": plots.speedups(table.rows) if table.rows else None,
+        "growth": plots.growth(curve.points) if curve.points else None,
+    }
     for name, figure in pictures.items():
-        with whole(out / f"images/{name}.png") as path:
-            figure.savefig(path, dpi=100)
+        if figure is not None:
+            with whole(out / f"images/{name}.png") as path:
+                figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":

@@ -1,49 +1,66 @@
 """Seconds and peak memory of each stage by the size of the text."""
 
 import json
-import shutil
+import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import peak, texts
-from benchmarks.pipelines import copy_project, environment
-from charlm.bench import Growth
+from ruamel.yaml import YAML
 
-STAGES = {
-    "download": ("data/download",),
-    "prepare": ("data/download", "data/prepare"),
-    "train": ("data/prepare", "data/train"),
-    "evaluate": ("data/prepare", "data/train", "data/evaluate"),
-    "sample": ("data/prepare", "data/train", "data/sample"),
-    "record": ("data", "data/record"),
-}
+from benchmarks import peak, texts
+from benchmarks.pipelines import copy_project, environment, run
+
 KINDS: tuple[texts.Kind, ...] = ("ASCII", "multilingual")
 
 
-def measured(root: Path, megabytes: Sequence[float]) -> list[Growth]:
-    """Every stage, on each kind of text and for each size."""
-    return [point for kind in KINDS for size in megabytes for point in _stages(root, kind, size)]
+@dataclass(frozen=True)
+class Growth:
+    """What a stage took of a text: `seconds` and `peak` resident bytes, or the `problem` that it failed with."""
+
+    text: str
+    megabytes: float
+    stage: str
+    seconds: float
+    peak: int
+    problem: str = ""
 
 
-def _stages(root: Path, kind: texts.Kind, megabytes: float) -> Iterator[Growth]:
-    """The stages one after another on one text; those after one that failed are left out."""
+def measured(root: Path, kind: texts.Kind, megabytes: float, repeats: int) -> list[Growth]:
+    """Every stage on a shelf of so many megabytes; all of them in a row `repeats` times, each time from nothing."""
     with tempfile.TemporaryDirectory(prefix="charlm-bench.") as temporary:
-        folder = copy_project(root, Path(temporary) / "project")
-        texts.write(folder / "book.txt", root, kind, int(megabytes * texts.MEGABYTE))
-        failed = False
-        for stage, folders in STAGES.items():
-            if not failed:
-                point = _stage(folder, stage, folders, kind, megabytes)
-                failed = bool(point.problem)
-                yield point
-        shutil.rmtree(folder)
+        folder = copy_project(root, Path(temporary) / "project", "books/*.txt")
+        texts.write_shelf(folder / "books", root, kind, int(megabytes * texts.MEGABYTE))
+        rounds = [list(_stages(folder, kind, megabytes)) for _ in range(repeats)]
+    return [_together(of_stage) for of_stage in zip(*rounds, strict=False)]
 
 
-def _stage(folder: Path, stage: str, folders: Sequence[str], kind: texts.Kind, megabytes: float) -> Growth:
-    command = (sys.executable, "-I", "-S", peak.__file__, sys.executable, "-m", f"stages.{stage}", *folders)
-    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=True)
+def _together(points: Sequence[Growth]) -> Growth:
+    """The median of their seconds, the largest of their peaks, and a problem if one of them had it."""
+    first = points[0]
+    seconds = statistics.median(point.seconds for point in points)
+    problem = next((point.problem for point in points if point.problem), "")
+    return Growth(first.text, first.megabytes, first.stage, seconds, max(point.peak for point in points), problem)
+
+
+def _stages(folder: Path, kind: texts.Kind, megabytes: float) -> Iterator[Growth]:
+    """The stages one after another; those after one that failed are left out."""
+    run(folder, "git", "clean", "-dfxq", "--exclude=books")
+    commands = YAML(typ="safe").load(folder / "dvc.yaml")["stages"]
+    for stage, settings in commands.items():
+        point = _stage(folder, stage, shlex.split(settings["cmd"]), kind, megabytes)
+        yield point
+        if point.problem:
+            return
+
+
+def _stage(folder: Path, stage: str, command: Sequence[str], kind: texts.Kind, megabytes: float) -> Growth:
+    watched = (sys.executable, "-I", "-S", peak.__file__, *command)
+    done = subprocess.run(watched, cwd=folder, env=environment(folder), capture_output=True, text=True, check=True)
     code, seconds, memory = json.loads(done.stdout.splitlines()[-1])
-    return Growth(kind, megabytes, stage, seconds, memory, f"failed with exit code {code}" if code else "")
+    problem = f"failed with exit code {code}: {done.stderr.strip()[-300:]}" if code else ""
+    return Growth(kind, megabytes, stage, seconds, memory, problem)

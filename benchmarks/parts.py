@@ -3,10 +3,8 @@
 Ours runs as the stages run it, the training in one thread; the notebook's runs with PyTorch's own settings.
 """
 
-import gc
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -17,8 +15,8 @@ import numpy as np
 import torch
 
 from benchmarks import notebook, texts
+from benchmarks.contest import Aim, Contest, NotMeasuredError, Row, Timed, timed
 from benchmarks.scale import Scale
-from charlm.bench import Aim, Contest, NotMeasuredError, Row, Timed
 from charlm.config import TrainParams, flatten
 from charlm.corpus import Tokens, pair_counts
 from charlm.evaluation import mean_loss
@@ -30,7 +28,7 @@ from charlm.training import DTYPES, train
 from charlm.vocabulary import Vocabulary
 
 Contestants = Iterator[Mapping[str, Timed]]
-NOTEBOOK, ALONE = "notebook", "notebook in one thread"
+NOTEBOOK, ALONE, LIGHTNING = "notebook", "notebook in one thread", "Lightning in one thread"
 
 
 class Book:
@@ -70,14 +68,6 @@ def contests(root: Path, scale: Scale) -> list[Contest]:
     ]
 
 
-def timed(call: Callable[[], object], units: int = 1) -> float:
-    """Seconds that `call` takes by unit; what was left behind before is collected before it."""
-    gc.collect()
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) / units
-
-
 def _devices() -> list[str]:
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     return [device for device, present in here.items() if present]
@@ -85,7 +75,7 @@ def _devices() -> list[str]:
 
 def _speed_check(device: str, scale: Scale) -> Contest:
     """The notebook's, which held torch's matrix product against NumPy's elementwise one; here both do both."""
-    title = f"on 100 × 100 × 100 × 100 float32, {device}"
+    title = f"on {' × '.join([str(scale.side)] * 4)} float32, {device}"
     rows = (
         Row(f"elementwise-{device}", f"Elementwise product {title}", "call", f"torch {device}, *", "NumPy, *"),
         Row(f"matmul-{device}", f"Matrix product {title}", "call", f"torch {device}, @", "NumPy, @"),
@@ -124,7 +114,7 @@ def _encode(key: str, title: str, aim: Aim, made: Callable[[], str]) -> Contest:
 
 
 def _settings(iterations: int, **changes: Any) -> TrainParams:
-    """The notebook's settings, as params.yaml ships them, for so many iterations."""
+    """The notebook's settings, with what the notebook does not set, for so many iterations."""
     settings = TrainParams(
         seed=1337,
         block_size=notebook.BLOCK_SIZE,
@@ -140,24 +130,22 @@ def _settings(iterations: int, **changes: Any) -> TrainParams:
 
 
 def _ours(book: Book, settings: TrainParams, root: Path) -> float:
-    """Seconds an iteration of our loop, with exact losses and logging as the settings and the environment have it."""
+    """Seconds an iteration of our loop with exact losses, begin and end of its MLflow run, if it has one, included."""
     generator = seeded_generator(settings.seed, "weights")
     model = BigramLanguageModel(len(book.vocabulary), generator=generator, dtype=DTYPES[settings.dtype])
     points = train(model, book.train, book.test, settings, seeded_generator(settings.seed, "batches"))
-    tokens = settings.batch_size * settings.block_size
-    with _one_thread(), live_run(root, flatten(train=settings), warn=_refuse) as run:
-        run.log(next(points), None)
-        start = before = time.perf_counter()
-        step = 0
-        for point in points:
-            now = time.perf_counter()
-            run.log(point, (point.step - step) * tokens / (now - before))
-            step, before = point.step, now
-        return (time.perf_counter() - start) / settings.max_iters
+
+    def trained() -> None:
+        with live_run(root, flatten(train=settings), warn=_refuse) as run:
+            for point in points:
+                run.log(point, 0.0)
+
+    with _one_thread():
+        return timed(trained, settings.max_iters)
 
 
 def _refuse(message: str) -> None:
-    raise AssertionError(message)
+    raise NotMeasuredError(message)
 
 
 @contextmanager
@@ -205,8 +193,7 @@ def _alone(call: Timed) -> float:
 
 
 def _iteration(book: Book, scale: Scale) -> Contest:
-    title = "Training at the notebook's settings, float64, losses and logging on"
-
+    title = f"{scale.iterations:,} iterations at the notebook's settings, float64, losses and logging on"
     rows = (
         Row("iteration", title, "iteration", "charlm", NOTEBOOK, Aim(0.5)),
         Row("iteration-alone", title, "iteration", "charlm", ALONE, Aim(0.5)),
@@ -217,7 +204,7 @@ def _iteration(book: Book, scale: Scale) -> Contest:
         baseline = partial(_theirs, book, scale.iterations, notebook.BATCH_SIZE, notebook.BLOCK_SIZE)
         with _store() as root:
             yield {
-                "charlm": partial(_ours, book, _settings(scale.own_iterations), root),
+                "charlm": partial(_ours, book, _settings(scale.iterations), root),
                 NOTEBOOK: baseline,
                 ALONE: partial(_alone, baseline),
             }
@@ -226,7 +213,7 @@ def _iteration(book: Book, scale: Scale) -> Contest:
 
 
 def _lightning(book: Book, scale: Scale) -> Contest:
-    title = "The same against PyTorch Lightning with MLFlowLogger"
+    title = f"{scale.lightning_iterations:,} iterations against PyTorch Lightning with MLFlowLogger"
 
     @contextmanager
     def opened() -> Contestants:
@@ -235,13 +222,11 @@ def _lightning(book: Book, scale: Scale) -> Contest:
         except ModuleNotFoundError as err:
             raise NotMeasuredError(f"there is no module {err.name}; `make bench` brings it") from err
         with _store() as root:
-            uri, size = f"sqlite:///{root}/mlflow.db", len(book.vocabulary)
-            yield {
-                "charlm": partial(_ours, book, _settings(scale.own_iterations), root),
-                "Lightning": partial(lightning.train, book.data["train"], size, scale.iterations, uri),
-            }
+            iterations, uri = scale.lightning_iterations, f"sqlite:///{root}/mlflow.db"
+            baseline = partial(lightning.train, book.data["train"], len(book.vocabulary), iterations, uri)
+            yield {"charlm": partial(_ours, book, _settings(iterations), root), LIGHTNING: partial(_alone, baseline)}
 
-    return Contest((Row("lightning", title, "iteration", "charlm", "Lightning", Aim(0.1)),), opened)
+    return Contest((Row("lightning", title, "iteration", "charlm", LIGHTNING, Aim(0.1)),), opened)
 
 
 def _wide_iteration(book: Book, scale: Scale) -> Contest:
@@ -314,7 +299,7 @@ def _exact_loss(book: Book) -> Contest:
 
 
 def _tracking(book: Book, scale: Scale) -> Contest:
-    title = f"The loop with tracking, {scale.tracked_iterations:,} iterations"
+    title = f"{scale.tracked_iterations:,} iterations with tracking, its begin and end included"
     row = Row("tracking", title, "iteration", "charlm", "CHARLM_TRACKING=off", Aim(1.05))
 
     @contextmanager

@@ -12,8 +12,8 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from benchmarks import texts
-from benchmarks.parts import timed
-from charlm.bench import Aim, Contest, NotMeasuredError, Row, Timed
+from benchmarks.contest import Aim, Contest, NotMeasuredError, Row, Timed, timed
+from charlm import checkout
 
 CODE = (
     "charlm",
@@ -39,7 +39,7 @@ def environment(folder: Path) -> dict[str, str]:
         "DVC_ROOT": str(folder),
     }
     person = {f"GIT_{role}_{key}": "bench@example.org" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
-    return {**os.environ, **own, **person}
+    return checkout.environment() | own | person
 
 
 def run(folder: Path, *command: str) -> None:
@@ -49,15 +49,15 @@ def run(folder: Path, *command: str) -> None:
         raise NotMeasuredError(f"`{' '.join(command)}` exited with {done.returncode}: {done.stderr.strip()[-300:]}")
 
 
-def copy_project(root: Path, folder: Path) -> Path:
-    """A git repository in `folder` with the project's code, set to the text book.txt, which is yet to be written."""
+def copy_project(root: Path, folder: Path, source: str) -> Path:
+    """A git repository in `folder` with the project's code, set to the text `source`, which is yet to be written."""
     for name in CODE:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (root / name).is_dir() else shutil.copy2
         copy(root / name, folder / name)
     yaml = YAML()
     params = yaml.load(folder / "params.yaml")
-    params["data"] |= {"source": "book.txt", "sha256": None}
+    params["data"] |= {"source": source, "sha256": None}
     yaml.dump(params, folder / "params.yaml")
     run(folder, "git", "init", "--quiet")
     run(folder, "git", "add", "--all")
@@ -69,7 +69,7 @@ def copy_project(root: Path, folder: Path) -> Path:
 def project(root: Path) -> Iterator[Path]:
     """A copy of the project on a text of a book's size, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="charlm-bench.") as temporary:
-        folder = copy_project(root, Path(temporary) / "project")
+        folder = copy_project(root, Path(temporary) / "project", "book.txt")
         (folder / "dvc.lock").unlink()
         texts.write(folder / "book.txt", root, "ASCII", texts.BOOK)
         yield folder
@@ -77,7 +77,7 @@ def project(root: Path) -> Iterator[Path]:
 
 def contests(root: Path) -> list[Contest]:
     """All of this module."""
-    return [_cold(root), _finished(root)]
+    return [_cold(root), _finished(root), _start_up(root)]
 
 
 SCRIPT = ("python", "-m", "benchmarks.notebook", "book.txt")
@@ -117,10 +117,6 @@ def _finished(root: Path) -> Contest:
         Row("warm", title, "run", "dvc repro --force", NAMES[0], Aim(3)),
         Row("warm-mlflow", title, "run", "dvc repro --force", NAMES[1]),
         Row("idle", "Nothing to do", "command", "dvc repro", "dvc status", Aim(0.2, "seconds more")),
-        Row("help", "Start-up", "command", "charlm --help", "python -c pass", Aim(0.2, "seconds")),
-        Row(
-            "prepare", "The prepare stage", "command", "python -m stages.prepare", "python -c pass", Aim(0.5, "seconds")
-        ),
     )
 
     @contextmanager
@@ -129,19 +125,48 @@ def _finished(root: Path) -> Contest:
             store = str(folder.parent / "notebook.db")
             run(folder, "dvc", "repro")
             run(folder, *SCRIPT, "--mlflow", store)
-
-            def command(*words: str) -> Timed:
-                return lambda: timed(lambda: run(folder, *words))
-
             yield {
-                "dvc repro --force": command("dvc", "repro", "--force"),
-                NAMES[0]: command(*SCRIPT),
-                NAMES[1]: command(*SCRIPT, "--mlflow", store),
-                "dvc repro": command("dvc", "repro"),
-                "dvc status": command("dvc", "status"),
-                "charlm --help": command("charlm", "--help"),
-                "python -c pass": command("python", "-c", "pass"),
-                "python -m stages.prepare": command("python", "-m", "stages.prepare", "data/download", "data/prepare"),
+                "dvc repro --force": _command(folder, "dvc", "repro", "--force"),
+                NAMES[0]: _command(folder, *SCRIPT),
+                NAMES[1]: _command(folder, *SCRIPT, "--mlflow", store),
+                "dvc repro": _command(folder, "dvc", "repro"),
+                "dvc status": _command(folder, "dvc", "status"),
             }
 
     return Contest(rows, opened)
+
+
+def _start_up(root: Path) -> Contest:
+    """What a command takes before any work, and what is in a stage's or the script's seconds whatever it does."""
+    nothing = "python -c pass"
+    imports = {
+        "import-dvc": "import dvc.cli",
+        "import-torch": "import torch",
+        "adamw": "import torch; torch.optim.AdamW([torch.zeros(1)])",
+        "import-mlflow": "import mlflow",
+        "store": "import pathlib, shutil; shutil.rmtree('new', True); pathlib.Path('new').mkdir(); "
+        "from charlm.tracking.store import Store; Store(pathlib.Path('new'))",
+    }
+    shown = imports | {"store": "a new MLflow store"}
+    rows = (
+        Row("help", "Start-up", "command", "charlm --help", nothing, Aim(0.2, "seconds")),
+        Row("prepare", "The prepare stage on a book", "command", "stages.prepare", nothing, Aim(0.5, "seconds")),
+        *(Row(key, "Part of a start-up", "command", shown[key], nothing) for key in imports),
+    )
+
+    @contextmanager
+    def opened() -> Iterator[Mapping[str, Timed]]:
+        with project(root) as folder:
+            run(folder, "dvc", "repro", "prepare")
+            yield {
+                "charlm --help": _command(folder, "charlm", "--help"),
+                "stages.prepare": _command(folder, "python", "-m", "stages.prepare", "data/download", "data/prepare"),
+                nothing: _command(folder, "python", "-c", "pass"),
+                **{shown[key]: _command(folder, "python", "-c", code) for key, code in imports.items()},
+            }
+
+    return Contest(rows, opened)
+
+
+def _command(folder: Path, *words: str) -> Timed:
+    return lambda: timed(lambda: run(folder, *words))

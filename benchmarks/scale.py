@@ -12,12 +12,12 @@ class Scale:
     """Of the arrays of the notebook's speed check, in each of four dimensions."""
     large: int = 100_000_000
     """Bytes of a large text."""
-    iterations: int = 2000
-    """Of a baseline's loop at the notebook's settings."""
-    own_iterations: int = 20_000
-    """Of charlm's: in the first half second of a run, its record's beginning takes turns with the loop."""
+    iterations: int = 10_000
+    """At the notebook's settings; the notebook itself makes 1,000."""
+    lightning_iterations: int = 2000
     wide_iterations: int = 300
     """At batch 64 x block 64."""
+    growth_repeats: int = 3
     tracked_iterations: int = 100_000
     lengths: tuple[int, int] = (500, 10_000)
     sequences: int = 1000
@@ -26,10 +26,11 @@ class Scale:
 
 QUICK = Scale(
     repeats=1,
+    growth_repeats=1,
     side=4,
     large=100_000,
     iterations=100,
-    own_iterations=100,
+    lightning_iterations=100,
     wide_iterations=10,
     tracked_iterations=200,
     lengths=(5, 20),

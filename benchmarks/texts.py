@@ -28,7 +28,11 @@ def paragraphs(root: Path, kind: Kind) -> list[bytes]:
 
 def pieces(root: Path, kind: Kind, size: int) -> Iterator[bytes]:
     """About `size` bytes in UTF-8, a permutation of the tale at a time, whole paragraphs."""
-    tale, order, made = paragraphs(root, kind), random.Random(1337), 0  # noqa: S311 nothing secret is drawn
+    yield from _pieces(paragraphs(root, kind), size, random.Random(1337))  # noqa: S311 nothing secret is drawn
+
+
+def _pieces(tale: list[bytes], size: int, order: random.Random) -> Iterator[bytes]:
+    made = 0
     while made < size:
         order.shuffle(tale)
         piece = b"".join(tale[: _paragraphs_within(tale, size - made)])
@@ -55,3 +59,11 @@ def write(path: Path, root: Path, kind: Kind, size: int) -> None:
     """Write one of about `size` bytes to `path`, a piece at a time."""
     with path.open("wb") as file:
         file.writelines(pieces(root, kind, size))
+
+
+def write_shelf(folder: Path, root: Path, kind: Kind, size: int) -> None:
+    """Write books of about BOOK bytes, `size` together, to `folder`, a permutation of the tale's paragraphs each."""
+    tale, order = paragraphs(root, kind), random.Random(1337)  # noqa: S311 nothing secret is drawn
+    folder.mkdir()
+    for number, start in enumerate(range(0, size, BOOK)):
+        (folder / f"{number:06}.txt").write_bytes(b"".join(_pieces(tale, min(BOOK, size - start), order)))

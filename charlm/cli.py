@@ -46,6 +46,15 @@ class NoModelError(CharlmError):
         )
 
 
+class NoBenchmarksError(CharlmError):
+    """A project has no benchmarks."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(
+            f"No folder benchmarks in {root}, where the baselines are.\nRun this in a clone of charlm's repository."
+        )
+
+
 @click.group()
 @click.version_option(package_name="charlm")
 def main() -> None:
@@ -151,14 +160,16 @@ def sync() -> None:
 @main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments: tuple[str, ...]) -> None:
-    """Measure charlm beside the notebook that it grew from; --help tells the options.
-
-    The baselines are in the project's folder benchmarks/, not in the package.
-    """
+    """Measure charlm beside the notebook that it grew from; --help tells the options."""
     from charlm.config import project_root
 
-    command = [sys.executable, "-m", "benchmarks", *arguments]
-    sys.exit(subprocess.run(command, cwd=project_root(), check=False).returncode)
+    root = project_root()
+    if not (root / "benchmarks/__main__.py").is_file():
+        raise NoBenchmarksError(root)
+    sys.path.insert(0, str(root))  # the baselines are the project's, not the package's
+    from benchmarks.__main__ import main as measure
+
+    measure.main(arguments, prog_name="charlm bench")
 
 
 @main.command()

@@ -157,7 +157,14 @@ def flatten(**sections: Section) -> dict[str, Any]:
 
 def shown_source(source: str | Sequence[str]) -> str:
     """`data.source` in few words: itself, or how many texts it lists."""
-    return source if isinstance(source, str) else f"{len(source)} texts"
+    if isinstance(source, str):
+        return source
+    return f"{len(source)} texts" if len(source) > 1 else source[0]
+
+
+def is_pattern(source: str) -> bool:
+    """Whether a source can stand for several paths: it holds one of pathlib's wildcards."""
+    return any(wildcard in source for wildcard in "*?[")
 
 
 def _problem(error: Any) -> str:

@@ -5,12 +5,10 @@ one character depends on a split only through its pair counts, so a split of any
 Bits per character and perplexity as in Jurafsky and Martin, "Speech and Language Processing", chapter 3.
 """
 
-import csv
-import io
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -85,14 +83,14 @@ def to_json(metrics: dict[str, dict[str, float]]) -> str:
     return json.dumps(metrics, indent=2) + "\n"
 
 
-def next_char_csv(model: BigramLanguageModel, train: PairCounts, labels: Sequence[str]) -> str:
-    """A row for each pair of characters: labels, probability of the next, how often it stands in the train split."""
-    probabilities = model.next_char_probabilities().tolist()  # (V, V)
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["char", "next_char", "probability", "train_count"])
-    for row, char in enumerate(labels):
-        for column, next_char in enumerate(labels):
-            probability = f"{probabilities[row][column]:.{DIGITS}f}"
-            writer.writerow([char, next_char, probability, train[row, column]])
-    return out.getvalue()
+def next_char_rows(
+    model: BigramLanguageModel, train: PairCounts, labels: Sequence[str]
+) -> Iterator[tuple[str, str, str, int | str]]:
+    """The rows of next_char.csv, the first of them its header, then one for each pair of characters.
+
+    Their labels, the probability of the next one, and how often it stands in the train split.
+    """
+    yield "char", "next_char", "probability", "train_count"
+    for char, probabilities, counts in zip(labels, model.next_char_probabilities(), train, strict=True):  # (V,) each
+        for next_char, probability, count in zip(labels, probabilities.tolist(), counts.tolist(), strict=True):
+            yield char, next_char, f"{probability:.{DIGITS}f}", count

@@ -3,7 +3,8 @@
 It knows nothing of books: `charlm.gutenberg` decides which addresses to ask and what to make of the bytes.
 It does not resume, does not cache, and sets no limit to the whole time of a download that keeps moving.
 The file appears whole or not at all, as in pooch (https://www.fatiando.org/pooch). Requests to one address, and with
-`Turns` to one host, are 2 s or more apart, as https://www.gutenberg.org/policy/robot_access.html asks.
+`Turns` to one host, are 2 s or more apart, as https://www.gutenberg.org/policy/robot_access.html asks; a redirect is
+followed at once.
 """
 
 from __future__ import annotations
@@ -74,23 +75,36 @@ class BusyError(RefusedError):
         self.asked = asked  # seconds, from Retry-After
 
 
+class TurnedAwayError(RefusedError):
+    """A host gives nothing now, for a reason that holds for all it has."""
+
+
 class Turns:
-    """Turns at asking: for one host they are `seconds` apart, for different hosts they need not wait for each other."""
+    """Turns at asking: for one host they are `seconds` apart, for different hosts they need not wait for each other.
+
+    A host that turned charlm away is not asked again.
+    """
 
     def __init__(self, seconds: float = LIMITS.first_wait, sleep: Callable[[float], object] = time.sleep) -> None:
         self._seconds = seconds
         self._sleep = sleep
         self._ended: dict[str, float] = {}  # by host, on the monotonic clock
+        self._away: set[str] = set()
 
     @contextmanager
     def __call__(self, url: str) -> Iterator[None]:
         """A block in which `url` may be asked, once its host has had its rest."""
         host = urlsplit(url).netloc
+        if host in self._away:
+            raise RefusedError(f"not asked, as {host} turned charlm away a moment ago")
         rest = self._ended.get(host, float("-inf")) + self._seconds - time.monotonic()
         if rest > 0:
             self._sleep(rest)
         try:
             yield
+        except TurnedAwayError:
+            self._away.add(host)
+            raise
         finally:
             self._ended[host] = time.monotonic()
 
@@ -124,9 +138,9 @@ def pause(attempt: int, busy: BusyError, limits: Limits) -> float:
     Raises RefusedError when it was the last attempt, or the server asks for more than `limits.longest_wait`.
     """
     if attempt >= limits.attempts:
-        raise RefusedError(f"{busy.message}, {attempt} times in a row: try again later") from busy
+        raise TurnedAwayError(f"{busy.message}, {attempt} times in a row: try again later") from busy
     if busy.asked > limits.longest_wait:
-        raise RefusedError(
+        raise TurnedAwayError(
             f"{busy.message}, and it asks for {busy.asked:.0f} s, more than the "
             f"{limits.longest_wait:.0f} s charlm waits: try again later"
         ) from busy
@@ -226,7 +240,8 @@ def _check_answer(response: httpx.Response, limits: Limits) -> None:
     if code == HTTPStatus.TOO_MANY_REQUESTS or response.is_server_error:
         raise BusyError(status, retry_after(response.headers.get("Retry-After"), datetime.now(UTC)))
     if code != HTTPStatus.OK:
-        raise RefusedError(f"{status}: {_MEANING.get(code, 'expected 200 and a text')}")
+        error = TurnedAwayError if code == HTTPStatus.FORBIDDEN else RefusedError
+        raise error(f"{status}: {_MEANING.get(code, 'expected 200 and a text')}")
     _check_size(int(response.headers.get("Content-Length", 0)), limits)
 
 

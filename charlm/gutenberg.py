@@ -171,7 +171,7 @@ def serve(
 
     Each address is asked inside of `turn(address)`, which can make it wait. Raises SourceError or RouteError.
     """
-    if _is_path(source):
+    if is_path(source):
         return source, _read(source)
     failures = {}
     for place in addresses(source, mirror, sites):
@@ -241,7 +241,8 @@ def _is_url(source: str) -> bool:
     return "://" in source
 
 
-def _is_path(source: str) -> bool:
+def is_path(source: str) -> bool:
+    """Whether `source` names a file here; SourceError when it names nothing."""
     return book_number(source) is None and not _is_url(_checked(source))
 
 
@@ -293,7 +294,8 @@ def from_served(served: bytes, *, name: str, from_gutenberg: bool, sha256: str |
         raise TextError(name, "it is empty, or holds no book beside the boilerplate")
     found = hashlib.sha256(text.encode()).hexdigest()
     if from_gutenberg and not marked and found != sha256:
-        raise BoilerplateError(name, f"it has neither a marker nor the pinned digest (its own is {found})")
+        pinned = "the pinned digest" if sha256 else "a pinned one"
+        raise BoilerplateError(name, f"it has neither a marker nor {pinned} (its own is {found})")
     if sha256 is not None and found != sha256:
         raise DigestError(name, found, sha256, len(text))
     return text

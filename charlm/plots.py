@@ -1,8 +1,7 @@
 """The pictures of a run: the only module that imports matplotlib."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.colors import PowerNorm
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from charlm.history import Point
 
 REFERENCE_STYLES = {"uniform": ":", "unigram": "-.", "bigram_counts": "--", "bigram_floor": "-"}
+_LARGEST_SIDE = 40.0  # inches: the squares of 250 characters
 
 
 def loss(points: Sequence[Point], references: Mapping[str, float]) -> Figure:
@@ -47,52 +47,24 @@ def _apart(values: Mapping[str, float], gap: float) -> dict[str, float]:
     return heights
 
 
-def next_char(content: str) -> Figure:
-    """next_char.csv as a picture: row the character, column the next, the shade its probability."""
-    rows = list(csv.DictReader(io.StringIO(content)))
-    labels = list(dict.fromkeys(row["char"] for row in rows))
+def next_char(rows: Iterable[Sequence[str]]) -> Figure:
+    """The rows of next_char.csv as a picture: row the character, column the next, the shade its probability."""
+    pairs = iter(rows)
+    next(pairs)
+    labels: dict[str, None] = {}
+    probabilities = array("d")
+    for char, _, probability, _ in pairs:
+        labels[char] = None
+        probabilities.append(float(probability))
     size = len(labels)
-    matrix = np.array([float(row["probability"]) for row in rows]).reshape(size, size)  # (V, V)
-    side = max(6.0, 0.16 * size)
+    side = min(max(6.0, 0.16 * size), _LARGEST_SIDE)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
+    matrix = np.frombuffer(probabilities).reshape(size, size)  # (V, V)
     picture = axes.imshow(matrix, cmap="Blues", norm=PowerNorm(0.5, vmin=0))
-    axes.set_xticks(range(size), labels, rotation=90, fontsize=7, parse_math=False)
-    axes.set_yticks(range(size), labels, fontsize=7, parse_math=False)
+    if 0.16 * size <= _LARGEST_SIDE:  # else there is no room for them
+        axes.set_xticks(range(size), list(labels), rotation=90, fontsize=7, parse_math=False)
+        axes.set_yticks(range(size), list(labels), fontsize=7, parse_math=False)
     axes.set(xlabel="next character", ylabel="character", title="Probability of the next character")
     figure.colorbar(picture, ax=axes, shrink=0.7)
-    return figure
-
-
-def speedups(rows: Sequence[tuple[str, float, float | None]]) -> Figure:
-    """Bars: for each row its title, its time as a part of the baseline's, and the part aimed at, if there is one."""
-    figure = Figure(figsize=(10, 0.38 * len(rows) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    places = range(len(rows))
-    colors = ["tab:gray" if aim is None else "tab:green" if ratio <= aim else "tab:red" for _, ratio, aim in rows]
-    axes.barh(places, [ratio for _, ratio, _ in rows], color=colors)
-    aims = [(aim, place) for place, (_, _, aim) in enumerate(rows) if aim is not None]
-    axes.plot([aim for aim, _ in aims], [place for _, place in aims], "k|", markersize=14, label="aim")
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set_yticks(places, [title for title, _, _ in rows], fontsize=8)
-    axes.set(xscale="log", xlabel="time as a part of the baseline's (less is faster)")
-    axes.invert_yaxis()
-    axes.legend()
-    return figure
-
-
-def growth(series: Mapping[tuple[str, str], Sequence[tuple[float, float, float]]]) -> Figure:
-    """By text and stage: megabytes of text against seconds, and against peak megabytes of memory."""
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    stages = list(dict.fromkeys(stage for _, stage in series))
-    texts = list(dict.fromkeys(text for text, _ in series))
-    for (text, stage), points in series.items():
-        style = {"color": f"C{stages.index(stage)}", "linestyle": "-" if text == texts[0] else "--", "marker": "."}
-        sizes, seconds, peaks = zip(*points, strict=True)
-        left.plot(sizes, seconds, label=f"{stage}, {text}", **style)
-        right.plot(sizes, peaks, **style)
-    for axes, label in ((left, "seconds"), (right, "peak memory (MB)")):
-        axes.set(xscale="log", yscale="log", xlabel="text (MB)", ylabel=label)
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     return figure

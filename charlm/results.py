@@ -1,5 +1,6 @@
 """What the stages have left below data/: read back for the summary, and as what its MLflow run holds."""
 
+import csv
 import hashlib
 import json
 from collections.abc import Mapping
@@ -129,7 +130,8 @@ class Results:
     def _draw_next_char(self) -> "Figure":
         from charlm import plots
 
-        return plots.next_char(self.next_char.read_text(encoding="utf-8"))
+        with self.next_char.open(encoding="utf-8", newline="") as file:
+            return plots.next_char(csv.reader(file))
 
 
 def _final(metrics: Metrics) -> dict[str, float]:

@@ -8,7 +8,7 @@ import click
 
 from charlm import fetch, gutenberg, shelf, sources
 from charlm.config import load_params, project_root
-from charlm.files import whole, write_text
+from charlm.files import write_text
 
 
 @click.command(help=__doc__)
@@ -18,13 +18,13 @@ def main(out: Path) -> None:
     params = load_params()
     mirror = os.environ.get("CHARLM_GUTENBERG_MIRROR")
     source = shelf.expand(params.data.source)
+    shelf.require_all(params.data.source, project_root())
     if isinstance(source, str):
         write_text(out / "book.txt", gutenberg.book(source, mirror=mirror, sha256=params.data.sha256))
     else:
         serve = partial(gutenberg.serve, mirror=mirror, turn=fetch.Turns())
         kept = project_root() / out / "texts"  # also for an experiment that DVC runs in a temporary folder
-        with whole(out / "book.txt") as book:
-            shelf.write(book, source, serve=serve, kept=kept, sha256=params.data.sha256)
+        shelf.write(out / "book.txt", source, serve=serve, kept=kept, sha256=params.data.sha256)
     sources.require_unchanged(code)
 
 

@@ -1,5 +1,6 @@
 """Measure the checkpoint on both splits, exactly, and lay its next-character probabilities open."""
 
+import csv
 from pathlib import Path
 
 import click
@@ -7,7 +8,7 @@ import click
 from charlm import evaluation, sources
 from charlm.checkpoint import load_checkpoint
 from charlm.corpus import load_tokens, pair_counts
-from charlm.files import write_text
+from charlm.files import whole, write_text
 from charlm.vocabulary import Vocabulary
 
 
@@ -21,7 +22,9 @@ def main(prepare: Path, train: Path, out: Path) -> None:
     model = load_checkpoint(train / "model.safetensors", vocabulary)
     counts = [pair_counts(load_tokens(prepare / f"{part}.npy"), len(vocabulary)) for part in ("train", "test")]
     write_text(out / "metrics.json", evaluation.to_json(evaluation.evaluate(model, *counts)))
-    write_text(out / "next_char.csv", evaluation.next_char_csv(model, counts[0], vocabulary.labels))
+    with whole(out / "next_char.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
+        rows = evaluation.next_char_rows(model, counts[0], vocabulary.labels)
+        csv.writer(file, lineterminator="\n").writerows(rows)
     sources.require_unchanged(code)
 
 

@@ -59,6 +59,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ |= {f"GIT_{role}_NAME": "A Tester", f"GIT_{role}_EMAIL": "tester@example.org"}
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin the long tests first: begun last, one would keep a single process busy while the others have ended."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _dvc_site_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep what DVC remembers of these projects out of the machine's own place for it."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 
@@ -173,6 +174,7 @@ def test_deleted_results_come_back_from_the_run_cache(project: Path, run: Run) -
     assert restored.data.tags["charlm.origin"] == "restored"
 
 
+@pytest.mark.long
 def test_earlier_params_restore_every_result_and_leave_one_complete_run_of_them(project: Path, run: Run) -> None:
     run(project, "dvc", "repro", "--force", "--single-item", "record")
     run(project, "dvc", "exp", "run", "--name", "here", "-S", "train.learning_rate=0.01")
@@ -202,6 +204,8 @@ def test_changed_sample_after_a_lost_store_is_recorded_as_restored_beside_the_ea
     assert artifacts(changed)["samples/trained.txt"] != artifacts(earlier)["samples/trained.txt"]
 
 
+@pytest.mark.long
+@pytest.mark.timeout(600)
 def test_queue_of_twelve_leaves_every_run_in_the_one_store(project: Path, run: Run) -> None:
     """A grid, some of it too much: DVC's own table tells nothing of why an experiment failed."""
     (project / "mlflow.db").unlink()  # two workers then make its tables at once

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mlflow import MlflowClient
 
 STAGES = {
@@ -17,6 +18,7 @@ STAGES = {
     "sample": ("data/prepare", "data/train", "data/sample"),
     "record": ("data", "data/record"),
 }
+STRUCK = {signal.SIGINT: ["train", "record"], signal.SIGTERM: ["prepare", "train"], signal.SIGKILL: list(STAGES)}
 STRIKE = """
 import os, pathlib, sys
 def strike(*arguments):
@@ -33,6 +35,7 @@ if "STRIKE" in os.environ and "stages." + os.environ["STRIKE_STAGE"] in sys.orig
 """Ends a stage when its result is written and about to take its place; record, between two artifacts."""
 
 
+@pytest.mark.long
 def test_every_stage_may_be_interrupted_terminated_or_killed(
     project: Path, tmp_path: Path, run: Callable[..., Any]
 ) -> None:
@@ -42,11 +45,11 @@ def test_every_stage_may_be_interrupted_terminated_or_killed(
     (tmp_path / "strike").mkdir()
     (tmp_path / "strike/sitecustomize.py").write_text(STRIKE)
     before = data()
-    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        for stage, folders in STAGES.items():
+    for stop, stages in STRUCK.items():
+        for stage in stages:
             struck = {"PYTHONPATH": str(tmp_path / "strike"), "STRIKE": str(int(stop)), "STRIKE_STAGE": stage}
             ended = {signal.SIGINT: 1, signal.SIGTERM: 1 if stage == "train" else -stop, signal.SIGKILL: -stop}
-            run(project, "python", "-m", f"stages.{stage}", *folders, code=ended[stop], **struck)
+            run(project, "python", "-m", f"stages.{stage}", *STAGES[stage], code=ended[stop], **struck)
             # A killed process cannot remove what it was writing; that is hidden beside the file that stays.
             assert {path: held for path, held in data().items() if not _hidden(path)} == before
     shutil.rmtree(project / "data/train")

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from charlm.config import shown_source
+from charlm.config import is_pattern, shown_source
 from charlm.files import sha256
 from charlm.history import Point
 from charlm.provenance import EXPERIMENT_TAG, NAMES, Origin
@@ -237,4 +237,4 @@ def _origin(source: str | Sequence[str]) -> tuple[str, str, dict[str, Any]]:
     address = urlsplit(source)
     if address.scheme in ("http", "https"):
         return PurePosixPath(address.path).stem, "http", {"url": source}
-    return source if "*" in source else PurePosixPath(source).stem, "local", {"uri": source}
+    return source if is_pattern(source) else PurePosixPath(source).stem, "local", {"uri": source}

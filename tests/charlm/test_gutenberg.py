@@ -409,10 +409,10 @@ def test_nothing_between_the_markers_is_refused() -> None:
 
 def test_a_gutenberg_file_without_markers_must_have_the_pinned_digest() -> None:
     assert from_served(BOOK.encode(), name="it", from_gutenberg=True, sha256=digest(BOOK)) == BOOK
-    for sha256 in (None, REAL_SHA256):
+    for sha256, pinned in ((None, "a pinned one"), (REAL_SHA256, "the pinned digest")):
         with pytest.raises(BoilerplateError) as refused:
             from_served(BOOK.encode(), name="it", from_gutenberg=True, sha256=sha256)
-        found = f"it: it has neither a marker nor the pinned digest (its own is {digest(BOOK)})"
+        found = f"it: it has neither a marker nor {pinned} (its own is {digest(BOOK)})"
         assert refused.value.message.startswith(found)
 
 

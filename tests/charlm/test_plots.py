@@ -1,13 +1,14 @@
 """The pictures of a run: the data in them, and that they can be drawn."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from charlm import plots
-from charlm.evaluation import next_char_csv
+from charlm.evaluation import next_char_rows
 from charlm.history import Point
 from charlm.models import BigramLanguageModel
 from charlm.seeding import seeded_generator
@@ -52,12 +53,27 @@ def test_the_loss_can_be_drawn(points: list[Point]) -> None:
     assert drawn(plots.loss(points, REFERENCES)).startswith(b"\x89PNG")
 
 
+def next_char_figure(model: BigramLanguageModel, labels: Sequence[str]) -> Figure:
+    counts = np.ones((len(labels), len(labels)), dtype=np.int64)
+    return plots.next_char([str(cell) for cell in row] for row in next_char_rows(model, counts, labels))
+
+
+def test_next_characters_of_a_large_vocabulary_fit_a_picture() -> None:
+    """It used to grow by the vocabulary: 5,000 characters would have taken 26 GB."""
+    size = 300
+    figure = next_char_figure(BigramLanguageModel(size), [str(number) for number in range(size)])
+    assert figure.get_size_inches().tolist() == [40, 40]
+    axes = figure.axes[0]
+    assert np.asarray(axes.images[0].get_array()).shape == (size, size)
+    assert len(axes.get_xticks()) < 20
+
+
 @pytest.mark.parametrize("text", ["\n $_\\^{}%&#,\"'", "ab", "\t\x85\u2028é“”"])
 def test_next_characters_are_a_matrix_under_their_labels(text: str) -> None:
     vocabulary = Vocabulary.from_text(text)
     size = len(vocabulary)
     model = BigramLanguageModel(size, generator=seeded_generator(1, "weights"))
-    figure = plots.next_char(next_char_csv(model, np.ones((size, size), dtype=np.int64), vocabulary.labels))
+    figure = next_char_figure(model, vocabulary.labels)
     axes = figure.axes[0]
     shown = axes.images[0].get_array()
     assert np.asarray(shown) == pytest.approx(model.next_char_probabilities().numpy(), abs=0.6e-6)

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm import gutenberg
 from charlm.fetch import Turns
-from charlm.shelf import ShelfDigestError, ShelfError, expand, join, write
+from charlm.shelf import MissingFilesError, ShelfDigestError, ShelfError, expand, join, require_all, write
 
 HEADER = "*** START OF THE PROJECT GUTENBERG EBOOK IT ***\n\n"
 FOOTER = "\n*** END OF THE PROJECT GUTENBERG EBOOK IT ***\n"
@@ -32,6 +34,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.texts: dict[str, str] = {}
         self.asked: list[str] = []
+        self.refused = ""
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -40,8 +43,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
-        if self.path not in self.server.texts:
-            self.send_error(404)
+        if self.path not in self.server.texts or self.path == self.server.refused:
+            self.send_error(403 if self.path == self.server.refused else 404)
             return
         body = self.server.texts[self.path].encode()
         self.send_response(200)
@@ -86,7 +89,15 @@ def shelf(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Sh
 @pytest.fixture
 def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with some books and what else may lie among them."""
-    for name in ("books/b.txt", "books/a.txt", "books/.hidden.txt", "books/more/c.txt", "books/d.md", "books/x[1].txt"):
+    for name in (
+        "books/b.txt",
+        "books/a.txt",
+        "books/.hidden.txt",
+        "books/more/c.txt",
+        "books/d.md",
+        "books/x[1].txt",
+        ".venv/e.txt",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("Text\n")
     (tmp_path / "books/folder.txt").mkdir()
@@ -99,11 +110,14 @@ def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("books/*.txt", ["books/a.txt", "books/b.txt", "books/x[1].txt"]),
         ("books/[ab].txt", ["books/a.txt", "books/b.txt"]),
-        ("books/?.md", ["books/d.md"]),
+        ("books/?.md", "books/d.md"),
+        ("**/*d.*", "books/d.md"),
+        (".ven?/*.txt", ".ven?/*.txt"),
+        (".venv/*.txt", ".venv/e.txt"),
         ("**/?.txt", ["books/a.txt", "books/b.txt", "books/more/c.txt"]),
         (["books/d.md", "books/[ab].*", "gutenberg:55"], ["books/d.md", "books/a.txt", "books/b.txt", "gutenberg:55"]),
         (["books/b.txt", "books/a.txt", "books/b.txt"], ["books/b.txt", "books/a.txt", "books/b.txt"]),
-        (["books/z*.txt"], ["books/z*.txt"]),
+        (["books/z*.txt"], "books/z*.txt"),
         # A single one, as it is.
         ("books/a.txt", "books/a.txt"),
         ("books/x[1].txt", "books/x[1].txt"),
@@ -123,6 +137,31 @@ def test_a_pattern_may_begin_anywhere(books: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(books / "books/more")
     assert expand(absolute) == expected
     assert expand("../?.txt") == ["../a.txt", "../b.txt"]
+    assert expand("../?.txt", books / "books/more") == ["../a.txt", "../b.txt"]
+
+
+@pytest.mark.parametrize("source", ["books/**.txt", "/*" * 3000])
+def test_what_looks_like_a_pattern_and_is_none_is_told(source: str) -> None:
+    with pytest.raises(gutenberg.SourceError, match="it is no pattern: "):
+        expand(source)
+
+
+def test_files_of_a_pattern_that_an_experiment_did_not_get_are_told(
+    books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dvc exp run --temp` used to learn from those of the files that git tracks, and say nothing."""
+    part = tmp_path / "part/books"
+    part.mkdir(parents=True)
+    (part / "b.txt").write_text("Text\n")
+    monkeypatch.chdir(part.parent)
+    require_all("books/b*.txt", books)
+    require_all(["books/b.txt", "gutenberg:55"], books)
+    with pytest.raises(MissingFilesError) as err:
+        require_all(["gutenberg:55", "books/[ab].txt"], books)
+    assert err.value.message == (
+        f"data.source matches 1 more files in {books} than in the folder of this experiment: books/a.txt.\n"
+        "DVC brings along what git tracks: `git add` them, or run without --temp and --queue."
+    )
 
 
 # One text of several
@@ -182,7 +221,7 @@ def test_what_is_kept_is_what_was_served(shelf: Shelf, server: Server) -> None:
     """Stripped of its boilerplate it would outlive the code that strips it."""
     server.texts["/cache/epub/55/pg55.txt"] = f"{HEADER}Oz\n{FOOTER}"
     shelf("gutenberg:55")
-    [kept] = shelf.kept.iterdir()
+    [kept] = shelf.kept.glob("*.txt")
     assert kept.read_text() == server.texts["/cache/epub/55/pg55.txt"]
 
 
@@ -224,10 +263,53 @@ def test_bad_texts_are_all_named_and_the_good_ones_not_fetched_again(
         f"{shelf.kept}, and not asked for a second time."
     )
     assert server.asked == ["/a", "/none", "/cut", "/b"]
+    assert shelf.to.read_text() == "old"
     server.texts["/none"] = "Now there\n"
     server.texts["/cut"] = f"{HEADER}Once\n{FOOTER}"
     assert shelf(good[0], *bad, good[1]) == "A\n\nNow there\n\nOnce\n\nB\n"
     assert server.asked[4:] == ["/none", "/cut"]
+
+
+def test_what_is_kept_and_damaged_since_is_fetched_again(shelf: Shelf, server: Server) -> None:
+    """It used to fail for good, with the blame on the address."""
+    server.texts |= {"/a": "A\n", "/b": "B\n"}
+    a, b = f"{server.url}/a", f"{server.url}/b"
+    shelf(a, b)
+    for kept in shelf.kept.glob("*.txt"):
+        kept.write_bytes(b"\0\0")
+    assert shelf(a, b) == "A\n\nB\n"
+    assert server.asked == ["/a", "/b"] * 2
+
+
+def test_host_that_turns_charlm_away_is_not_asked_for_the_next_text(shelf: Shelf, server: Server) -> None:
+    """It used to be asked for each, two seconds apart."""
+    server.texts |= {"/a": "A\n", "/b": "B\n"}
+    server.refused = "/a"
+    with pytest.raises(ShelfError) as refused:
+        shelf(*(f"{server.url}{path}" for path in ("/a", "/b")))
+    assert server.asked == ["/a"]
+    host = server.url.removeprefix("http://")
+    assert (
+        f"  {server.url}/a: 403 Forbidden: the site turns this program or this network away: " in refused.value.message
+    )
+    assert f"  {server.url}/b: not asked, as {host} turned charlm away a moment ago\n" in refused.value.message
+
+
+def test_two_processes_ask_once_for_a_text(shelf: Shelf, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two workers of DVC's queue used to fetch all texts each, side by side."""
+    server.texts |= {"/a": "A\n", "/b": "B\n"}
+    sources = [f"{server.url}/a", f"{server.url}/b"]
+    lock = FileLock(shelf.kept / ".lock")
+    shelf.kept.mkdir()
+    lock.acquire()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(shelf, *sources)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=2.5)
+        assert server.asked == []
+        lock.release()
+        assert waiting.result() == "A\n\nB\n"
+    assert capsys.readouterr().err == f"Another process fetches texts to {shelf.kept}; waiting until it is done.\n"
 
 
 # What is shown
