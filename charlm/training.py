@@ -14,7 +14,7 @@ from torch.optim.adamw import adamw
 
 from charlm.config import TrainParams
 from charlm.corpus import Tokens, batches, pair_counts, require_block
-from charlm.distributed import Alone, Processes
+from charlm.distributed import Processes
 from charlm.errors import CharlmError
 from charlm.evaluation import LARGEST_LOSS, mean_loss
 from charlm.history import Point
@@ -73,7 +73,6 @@ def train(
     the model's device. Raises SplitTooShortError before the first step and DivergedError at the step it happens.
     Each of several `processes` draws every batch, takes its share of it and goes the same way, to the bit.
     """
-    processes = processes or Alone()
     for name, tokens in (("train", train_tokens), ("test", test_tokens)):
         require_block(name, tokens, settings.block_size)
     measure = _measure(model, train_tokens, test_tokens, settings)
@@ -106,9 +105,9 @@ def _measure(
     return measure
 
 
-def _backward(model: BigramLanguageModel, contexts: Tensor, targets: Tensor, processes: Processes) -> float:
+def _backward(model: BigramLanguageModel, contexts: Tensor, targets: Tensor, processes: Processes | None) -> float:
     """Leave the gradient of the batch's loss, both (B, T), in the model and return the loss."""
-    if processes.size > 1:
+    if processes is not None:
         return _backward_in_turn(model, contexts, targets, processes)
     device = model.table.device
     _, loss = model(contexts.to(device), targets.to(device))

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from charlm import distributed, history, sources
 from charlm.checkpoint import save_checkpoint
 from charlm.config import Params, TrainParams, flatten, load_params, project_root
 from charlm.corpus import load_tokens
-from charlm.files import write_text
+from charlm.files import sha256, write_text
 from charlm.models import MODELS
 from charlm.seeding import seeded_generator
-from charlm.tracking.live import LiveRun, live_run, untracked
+from charlm.tracking.live import LiveRun, live_run
 from charlm.training import DTYPES, resolve_device, train
 from charlm.vocabulary import Vocabulary
 
@@ -48,8 +48,8 @@ def _main(prepare: Path, out: Path) -> None:
         torch.set_num_threads(1)
     params = load_params()
     settings = flatten(model=params.model, train=params.train)
-    with live_run(project_root(), settings, warn=_warn) if first else untracked() as run, _undisturbed_end():
-        _train(params, prepare, out, run)
+    with live_run(project_root(), settings, warn=_warn, tracked=first) as run, _undisturbed_end():
+        _train(params, prepare, out, run, code)
         sources.require_unchanged(code)
         run.finish(out / "model.safetensors")
 
@@ -64,7 +64,7 @@ def _undisturbed_end() -> Iterator[None]:
         raise
 
 
-def _train(params: Params, prepare: Path, out: Path, run: LiveRun) -> None:
+def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping[Path, str]) -> None:
     """Train on what `prepare` holds; the first process tells `run`, and leaves history and checkpoint in `out`."""
     vocabulary = Vocabulary.from_json((prepare / "vocabulary.json").read_text(encoding="utf-8"))
     device = resolve_device(params.train.device, params.train.dtype)
@@ -72,13 +72,24 @@ def _train(params: Params, prepare: Path, out: Path, run: LiveRun) -> None:
     model = MODELS[params.model.name](len(vocabulary), generator=generator, dtype=DTYPES[params.train.dtype])
     corpus = load_tokens(prepare / "train.npy"), load_tokens(prepare / "test.npy")
     batches = seeded_generator(params.train.seed, "batches")
-    with distributed.joined(device) as processes:
+    with distributed.shared(device, lambda: _agreed(params, prepare, device, code)) as processes:
         points = train(model.to(device), *corpus, params.train, batches, processes=processes)
-        if processes.rank == 0:
+        if distributed.rank() == 0:
             write_text(out / "history.csv", history.to_csv(_shown(points, params.train, run)))
             save_checkpoint(out / "model.safetensors", model, params.model.name, vocabulary)
         else:
             deque(points, maxlen=0)  # the same course, for which the others need this process
+
+
+def _agreed(params: Params, prepare: Path, device: torch.device, code: Mapping[Path, str]) -> dict[str, str]:
+    """What makes the result, by what a person calls it."""
+    return {
+        "params.yaml": str(flatten(model=params.model, train=params.train)),
+        "the code": str(sorted((str(file.relative_to(Path.cwd())), digest) for file, digest in code.items())),
+        "the prepared text": str([sha256(prepare / name) for name in ("vocabulary.json", "train.npy", "test.npy")]),
+        "the version of PyTorch": torch.__version__,
+        "the device": device.type,
+    }
 
 
 def _shown(points: Iterable[history.Point], settings: TrainParams, run: LiveRun) -> Iterator[history.Point]:

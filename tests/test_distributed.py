@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from ruamel.yaml import YAML
 
 from charlm.config import TrainParams
 from charlm.corpus import Tokens
-from charlm.distributed import Alone, LauncherError, Processes, SharedDeviceError, joined, relaunch
+from charlm.distributed import LauncherError, Processes, SharedDeviceError, relaunch, shared
 from charlm.history import to_csv
 from charlm.models import BigramLanguageModel
 from charlm.seeding import seeded_generator
@@ -104,7 +105,7 @@ CASES: list[dict[str, Any]] = [
 ]
 
 
-def weights(case: dict[str, Any], processes: Processes) -> list[str]:
+def weights(case: dict[str, Any], processes: Processes | None) -> list[str]:
     """Every bit of the weights after a training, and its history, where that does not show a loss's last bits."""
     usual = {"seed": 1, "block_size": 8, "max_iters": 60, "learning_rate": 0.01, "weight_decay": 0.1}
     settings = TrainParams.model_validate(usual | {"eval_interval": 20, "device": "cpu", "dtype": "float64"} | case)
@@ -117,9 +118,9 @@ def weights(case: dict[str, Any], processes: Processes) -> list[str]:
 
 def in_every_process(folder: str) -> None:
     """What each process of the test below does."""
-    with joined(torch.device("cpu")) as processes:
+    with shared(torch.device("cpu"), dict) as processes:
         found = [weights(case, processes) for case in CASES]
-    Path(folder, str(processes.rank)).write_text(json.dumps(found))
+    Path(folder, os.environ["RANK"]).write_text(json.dumps(found))
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -130,21 +131,22 @@ def test_every_process_comes_to_the_weights_of_one_to_the_last_bit(
     code = f"import runpy; runpy.run_path({__file__!r})['in_every_process']({str(tmp_path)!r})"
     launch = torchrun(processes, "--no-python").split()
     run(Path(__file__).parent.parent, *launch, sys.executable, "-c", code)
-    expected = [weights(case, Alone()) for case in CASES]
+    expected = [weights(case, None) for case in CASES]
     found = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(processes)]
     assert found == [expected] * processes
 
 
 def test_dvc_repro_under_the_launcher_leaves_the_lock_as_it_was_and_one_run(
-    project: Path, run: Callable[..., Any]
+    project: Path, run: Callable[..., Any], tmp_path: Path
 ) -> None:
     lock = (project / "dvc.lock").read_bytes()
     (project / "data/train/model.safetensors").unlink()
-    launcher = torchrun(2)
+    launcher = torchrun(2, f"--log-dir={tmp_path}", "--redirects=3")
     run(project, "dvc", "repro", "--force", "--single-item", "train", CHARLM_LAUNCHER=launcher)
     assert (project / "dvc.lock").read_bytes() == lock
     assert only_run(project).info.status == "FINISHED"
     assert "charlm.checkpoint_sha256" in only_run(project).data.tags
+    assert sorted(log.parent.name for log in tmp_path.rglob("stderr.log")) == ["0", "1"]
 
 
 # One host, and what goes wrong
@@ -152,32 +154,41 @@ def test_dvc_repro_under_the_launcher_leaves_the_lock_as_it_was_and_one_run(
 DIES = """
 _drawn = batches
 
+def until_tracked():
+    import sqlite3, time
+    with sqlite3.connect("mlflow.db") as store:
+        while not store.execute("select count(*) from latest_metrics").fetchone()[0]:
+            time.sleep(0.1)
+
 def batches(*arguments):
     for number, batch in enumerate(_drawn(*arguments), start=1):
-        if os.environ["RANK"] == "1" and number == 250:
+        if os.environ["RANK"] == "1" and number == {number}:
             {death}
         yield batch
 """
 
 
 @pytest.mark.parametrize(
-    ("death", "told"),
+    ("number", "death", "told"),
     [
-        ("os.kill(os.getpid(), 9)", "Signal 9 (SIGKILL)"),
-        ("raise MemoryError('no room for a batch')", "MemoryError: no room for a batch"),
+        (250, "os.kill(os.getpid(), 9)", "Signal 9 (SIGKILL)"),
+        (250, "raise CharlmError('No room for a batch.')", "Error: No room for a batch.\n"),
+        (1, "until_tracked(); raise MemoryError('no room for a batch')", "MemoryError: no room for a batch"),
     ],
+    ids=["killed", "an error of its own", "before they met"],
 )
 def test_process_that_dies_fails_the_run_with_its_error_and_nothing_is_left(
-    project: Path, death: str, told: str
+    project: Path, number: int, death: str, told: str
 ) -> None:
+    """One that died before all had met used to leave the first one deaf, and its run running for ever."""
     corpus = project / "charlm/corpus.py"
-    corpus.write_text(f"import os\n{corpus.read_text()}{DIES.format(death=death)}")
+    corpus.write_text(f"import os\n{corpus.read_text()}{DIES.format(number=number, death=death)}")
     with training(project, torchrun(2)) as process:
         _, errors = process.communicate()
         assert left_in(project) == []
     assert process.returncode == 1
     assert told in errors
-    assert errors.count(f"Error: Process 0 of 2 {LOST}") == 1
+    assert errors.count("Error: Process 0 of 2 lost another one: ") == 1
     assert only_run(project).info.status == "FAILED"
     assert LOST in only_run(project).data.tags["mlflow.note.content"]
     assert list((project / "out").glob("*")) == []
@@ -235,7 +246,7 @@ def test_launcher_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -
 def test_devices_that_do_not_suffice_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SharedDeviceError) as err, joined(torch.device("mps")):
+    with pytest.raises(SharedDeviceError) as err, shared(torch.device("mps"), dict):
         pass
     assert str(err.value) == (
         "train.device=mps: torchrun has started 2 processes here, and there are 0 such devices that can train together."
@@ -243,7 +254,40 @@ def test_devices_that_do_not_suffice_are_told(monkeypatch: pytest.MonkeyPatch) -
     )
 
 
+def test_launcher_of_another_kind_is_told(project: Path, run: Callable[..., Any]) -> None:
+    """Under mpirun, say, each process used to train the whole, and write to the same files."""
+    done = run(project, *TRAIN, code=1, CHARLM_LAUNCHER="python")
+    assert done.stderr.startswith(
+        "Error: CHARLM_LAUNCHER=python: it is not torchrun, whose variables tell the processes apart.\n"
+    )
+
+
 # Two hosts
+
+
+def test_hosts_that_are_not_about_to_train_the_same_are_told_apart(project: Path, tmp_path: Path) -> None:
+    """They used to train what was nobody's, and say nothing: `dvc exp run -S` changes one host's params.yaml."""
+    folders = [project, tmp_path / "the other host"]
+    shutil.copytree(*folders)
+    set_train(folders[1], learning_rate=0.01)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = "torchrun --nnodes=2 --nproc-per-node=1 --node-rank={} --master-addr=127.0.0.1 --master-port={}"
+    with (
+        training(folders[0], launch.format(0, port)) as first,
+        training(folders[1], launch.format(1, port)) as second,
+    ):
+        told = [process.communicate()[1] for process in (first, second)]
+    expected = (
+        "Error: The processes are not about to train the same. Other than in process 0:\n"
+        "  params.yaml: process 1\n"
+        "Bring the hosts to the same commit, params.yaml, packages and prepared text, then train again.\n"
+    )
+    assert [expected in errors for errors in told] == [True, True], told
+    assert only_run(project).info.status == "FAILED"
+    assert [list((folder / "out").glob("*")) for folder in folders] == [[], []]
+
 
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 

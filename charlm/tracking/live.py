@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 LOG = "log.txt"
 """The artifact of a run that did not end well: what it told, with times, and the error's traceback."""
-PATIENCE = 30.0
-"""Seconds that a training waits at its end for a tracker that is slow; SQLite waits 20 for one that is locked."""
+PATIENCE = 25.0
+"""Seconds that a training waits at its end for a tracker that is slow: SQLite waits 20 for one that is locked, and
+torchrun 30 for a training that it ends."""
 _SYSTEM_INTERVAL = 10.0  # seconds between two looks at the machine; one comes first and one last
 
 
@@ -169,19 +170,16 @@ def _now() -> str:
 
 
 @contextmanager
-def untracked() -> Iterator[LiveRun]:
-    """A run that is kept nowhere."""
-    yield _Untracked()
-
-
-@contextmanager
-def live_run(root: Path, params: Mapping[str, Any], warn: Callable[[str], None]) -> Iterator[LiveRun]:
+def live_run(
+    root: Path, params: Mapping[str, Any], warn: Callable[[str], None], *, tracked: bool = True
+) -> Iterator[LiveRun]:
     """A run that is FINISHED when the block ends, FAILED when it raises, KILLED when it is interrupted.
 
     A store that cannot be used before the block is a TrackingError. Once in it, the store never stops the block:
-    what it did not take is told to `warn`, and the record adds it. With CHARLM_TRACKING=off nothing is kept.
+    what it did not take is told to `warn`, and the record adds it. Nothing is kept if it is not `tracked`, or with
+    CHARLM_TRACKING=off.
     """
-    if not enabled():
+    if not (tracked and enabled()):
         yield _Untracked()
         return
     store = Store(root)
