@@ -76,14 +76,14 @@ def train(
     for name, tokens in (("train", train_tokens), ("test", test_tokens)):
         require_block(name, tokens, settings.block_size)
     measure = _measure(model, train_tokens, test_tokens, settings)
-    update = _optimizer(model, settings)
+    update = _optimizer(model.table, settings)
     yield measure(0, None)
     drawn = batches(train_tokens, settings.batch_size, settings.block_size, generator)
     for step, batch in zip(range(1, settings.max_iters + 1), drawn, strict=False):
-        loss = _backward(model, *batch, processes)
+        loss, gradient = _backward(model, *batch, processes)
         if not math.isfinite(loss):
             raise DivergedError(step, loss, settings)
-        update()
+        update(gradient)
         if step % settings.eval_interval == 0 or step == settings.max_iters:
             yield measure(step, loss)
 
@@ -105,18 +105,20 @@ def _measure(
     return measure
 
 
-def _backward(model: BigramLanguageModel, contexts: Tensor, targets: Tensor, processes: Processes | None) -> float:
-    """Leave the gradient of the batch's loss, both (B, T), in the model and return the loss."""
+def _backward(
+    model: BigramLanguageModel, contexts: Tensor, targets: Tensor, processes: Processes | None
+) -> tuple[float, Tensor]:
+    """The loss of a batch, contexts and targets (B, T), and its gradient by the model's table, (V, V)."""
     if processes is not None:
         return _backward_in_turn(model, contexts, targets, processes)
-    device = model.table.device
-    _, loss = model(contexts.to(device), targets.to(device))
-    model.zero_grad()
-    loss.backward()
-    return float(loss.item())
+    table = model.table
+    _, loss = model(contexts.to(table.device), targets.to(table.device))
+    return loss.item(), torch.autograd.grad(loss, table)[0]
 
 
-def _backward_in_turn(model: BigramLanguageModel, contexts: Tensor, targets: Tensor, processes: Processes) -> float:
+def _backward_in_turn(
+    model: BigramLanguageModel, contexts: Tensor, targets: Tensor, processes: Processes
+) -> tuple[float, Tensor]:
     """The same by several processes: the gradient to the bit, the loss but for its last bits.
 
     Each process computes the loss and its gradient by the logits for its n positions. A row of the table's gradient
@@ -129,8 +131,7 @@ def _backward_in_turn(model: BigramLanguageModel, contexts: Tensor, targets: Ten
     terms = torch.cat([slopes, losses.detach()[:, None]], dim=1)  # (n, V + 1)
     nothing = model.table.new_zeros(len(model.table), terms.shape[1])  # (V, V + 1)
     sums = processes.in_turn(nothing, lambda sums: _add_by_index(sums, here, terms))
-    model.table.grad = sums[:, :-1].contiguous()
-    return float(sums[:, -1].sum() / contexts.numel())
+    return float(sums[:, -1].sum() / contexts.numel()), sums[:, :-1].contiguous()
 
 
 def _add_by_index(sums: Tensor, index: Tensor, terms: Tensor) -> Tensor:
@@ -144,26 +145,24 @@ def _add_by_index(sums: Tensor, index: Tensor, terms: Tensor) -> Tensor:
     return torch.autograd.grad(looked_up, table, torch.cat([sums, terms]))[0]
 
 
-def _optimizer(model: BigramLanguageModel, settings: TrainParams) -> Callable[[], None]:
-    """A function that makes one step of AdamW from the gradients in `model`.
+def _optimizer(table: Tensor, settings: TrainParams) -> Callable[[Tensor], None]:
+    """A function that makes one step of AdamW in `table` from its gradient.
 
     PyTorch's functional form: constructing torch.optim.AdamW imports its compiler, which takes over a second, and
     every step of it costs more. The result is that of AdamW(fused=True) to the bit.
     """
-    parameters: list[Tensor] = list(model.parameters())
-    means, squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
-    steps = [torch.zeros((), dtype=torch.float32, device=p.device) for p in parameters]
+    mean, square = torch.zeros_like(table), torch.zeros_like(table)
+    step = torch.zeros((), dtype=torch.float32, device=table.device)
 
     @torch.no_grad()
-    def update() -> None:
-        gradients = [p.grad for p in parameters if p.grad is not None]
+    def update(gradient: Tensor) -> None:
         adamw(
-            parameters,
-            gradients,
-            means,
-            squares,
+            [table],
+            [gradient],
+            [mean],
+            [square],
             max_exp_avg_sqs=[],
-            state_steps=steps,
+            state_steps=[step],
             fused=True,
             amsgrad=False,
             beta1=0.9,
