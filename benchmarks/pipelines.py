@@ -27,6 +27,7 @@ CODE = (
     ".dvc/config",
 )
 """What of the project the copy has."""
+SCRIPT = ("python", "-m", "benchmarks.notebook", "book.txt")
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -77,59 +78,40 @@ def project(root: Path) -> Iterator[Path]:
 
 def contests(root: Path) -> list[Contest]:
     """All of this module."""
-    return [_cold(root), _finished(root), _start_up(root)]
+    return [_pipeline(root), _start_up(root)]
 
 
-SCRIPT = ("python", "-m", "benchmarks.notebook", "book.txt")
-NAMES = ("the script", "the script with MLflow")
-
-
-def _cold(root: Path) -> Contest:
-    title = "The pipeline, cold: no result, no cache, no MLflow store"
+def _pipeline(root: Path) -> Contest:
+    """The whole of it in two projects, one of which has its result, and the notebook as one script."""
+    cold, warm, script, with_mlflow = "dvc repro", "dvc repro --force", "the script", "the script with MLflow"
+    again = "The pipeline, warm: every stage again"
     rows = (
-        Row("cold", title, "run", "dvc repro", NAMES[0], Aim(3)),
-        Row("cold-mlflow", title, "run", "dvc repro", NAMES[1]),
+        Row("cold", "The pipeline, cold: no result, no cache, no MLflow store", "run", cold, script, Aim(3)),
+        Row("warm", again, "run", warm, script, Aim(3)),
+        Row("warm-mlflow", again, "run", warm, with_mlflow),
+        Row("idle", "Nothing to do", "command", "dvc repro, nothing changed", "dvc status", Aim(0.2, "seconds more")),
     )
 
     @contextmanager
     def opened() -> Iterator[Mapping[str, Timed]]:
         with project(root) as folder:
-
-            def fresh(*command: str) -> float:
-                copy = folder.parent / "fresh"
-                shutil.rmtree(copy, ignore_errors=True)
-                shutil.copytree(folder, copy)
-                return timed(lambda: run(copy, *command))
-
-            yield {
-                "dvc repro": lambda: fresh("dvc", "repro"),
-                NAMES[0]: lambda: fresh(*SCRIPT),
-                NAMES[1]: lambda: fresh(*SCRIPT, "--mlflow", str(folder.parent / "fresh/notebook.db")),
-            }
-
-    return Contest(rows, opened)
-
-
-def _finished(root: Path) -> Contest:
-    """What is done in a project that has its result."""
-    title = "The pipeline, warm: every stage again"
-    rows = (
-        Row("warm", title, "run", "dvc repro --force", NAMES[0], Aim(3)),
-        Row("warm-mlflow", title, "run", "dvc repro --force", NAMES[1]),
-        Row("idle", "Nothing to do", "command", "dvc repro", "dvc status", Aim(0.2, "seconds more")),
-    )
-
-    @contextmanager
-    def opened() -> Iterator[Mapping[str, Timed]]:
-        with project(root) as folder:
-            store = str(folder.parent / "notebook.db")
+            fresh, store = folder.parent / "fresh", str(folder.parent / "notebook.db")
+            shutil.copytree(folder, fresh)
             run(folder, "dvc", "repro")
             run(folder, *SCRIPT, "--mlflow", store)
+
+            def from_nothing() -> float:
+                copy = folder.parent / "copy"
+                shutil.rmtree(copy, ignore_errors=True)
+                shutil.copytree(fresh, copy)
+                return timed(lambda: run(copy, "dvc", "repro"))
+
             yield {
-                "dvc repro --force": _command(folder, "dvc", "repro", "--force"),
-                NAMES[0]: _command(folder, *SCRIPT),
-                NAMES[1]: _command(folder, *SCRIPT, "--mlflow", store),
-                "dvc repro": _command(folder, "dvc", "repro"),
+                cold: from_nothing,
+                warm: _command(folder, "dvc", "repro", "--force"),
+                script: _command(folder, *SCRIPT),
+                with_mlflow: _command(folder, *SCRIPT, "--mlflow", store),
+                "dvc repro, nothing changed": _command(folder, "dvc", "repro"),
                 "dvc status": _command(folder, "dvc", "status"),
             }
 
@@ -139,19 +121,11 @@ def _finished(root: Path) -> Contest:
 def _start_up(root: Path) -> Contest:
     """What a command takes before any work, and what is in a stage's or the script's seconds whatever it does."""
     nothing = "python -c pass"
-    imports = {
-        "import-dvc": "import dvc.cli",
-        "import-torch": "import torch",
-        "adamw": "import torch; torch.optim.AdamW([torch.zeros(1)])",
-        "import-mlflow": "import mlflow",
-        "store": "import pathlib, shutil; shutil.rmtree('new', True); pathlib.Path('new').mkdir(); "
-        "from charlm.tracking.store import Store; Store(pathlib.Path('new'))",
-    }
-    shown = imports | {"store": "a new MLflow store"}
+    imports = {"import-torch": "import torch", "import-mlflow": "import mlflow"}
     rows = (
         Row("help", "Start-up", "command", "charlm --help", nothing, Aim(0.2, "seconds")),
         Row("prepare", "The prepare stage on a book", "command", "stages.prepare", nothing, Aim(0.5, "seconds")),
-        *(Row(key, "Part of a start-up", "command", shown[key], nothing) for key in imports),
+        *(Row(key, "Part of a start-up", "command", code, nothing) for key, code in imports.items()),
     )
 
     @contextmanager
@@ -162,7 +136,7 @@ def _start_up(root: Path) -> Contest:
                 "charlm --help": _command(folder, "charlm", "--help"),
                 "stages.prepare": _command(folder, "python", "-m", "stages.prepare", "data/download", "data/prepare"),
                 nothing: _command(folder, "python", "-c", "pass"),
-                **{shown[key]: _command(folder, "python", "-c", code) for key, code in imports.items()},
+                **{code: _command(folder, "python", "-c", code) for code in imports.values()},
             }
 
     return Contest(rows, opened)

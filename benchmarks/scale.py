@@ -12,7 +12,7 @@ class Scale:
     """Of the arrays of the notebook's speed check, in each of four dimensions."""
     large: int = 100_000_000
     """Bytes of a large text."""
-    iterations: int = 10_000
+    iterations: int = 5000
     """At the notebook's settings; the notebook itself makes 1,000."""
     lightning_iterations: int = 2000
     wide_iterations: int = 300

@@ -4,6 +4,9 @@ After the model that Andrej Karpathy builds first in "Let's build GPT". It is no
 (`training`), measured (`evaluation`) or stored (`checkpoint`).
 """
 
+from bisect import bisect_right
+from itertools import accumulate
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 the name that PyTorch's own documentation gives it
@@ -68,10 +71,27 @@ class BigramLanguageModel(nn.Module):
         """
         cumulative = self.next_char_probabilities(temperature).cumsum(dim=-1)  # (V, V)
         cumulative[:, -1] = 1.0  # the sum may fall short by a rounding error
-        uniform = torch.rand(max_new_tokens, len(index), 1, dtype=torch.float64, generator=generator)
-        token = index[:, -1].cpu()  # (B,)
-        drawn = [token := torch.searchsorted(cumulative[token], u, right=True).squeeze(1) for u in uniform]
-        return torch.cat([index, *(token[:, None].to(index.device) for token in drawn)], dim=1)
+        uniform = torch.rand(max_new_tokens, len(index), dtype=torch.float64, generator=generator)  # (T, B)
+        drawn = _walk(cumulative, index[:, -1].cpu(), uniform)
+        return torch.cat([index, drawn.to(index.device)], dim=1)
+
+
+def _walk(cumulative: Tensor, token: Tensor, uniform: Tensor) -> Tensor:
+    """From each of `token` (B,) on, by numbers `uniform` (T, B), the next tokens, (B, T).
+
+    A step for all sequences at once takes PyTorch 9 µs, one for a single sequence takes Python 0.2 µs.
+    """
+    if len(token) < 32:
+        rows = cumulative.tolist()
+        walks = [
+            list(accumulate(numbers, lambda at, number: bisect_right(rows[at], number), initial=start))
+            for start, numbers in zip(token.tolist(), uniform.T.tolist(), strict=True)
+        ]
+        return torch.tensor(walks, dtype=torch.long)[:, 1:]
+    steps = [
+        token := torch.searchsorted(cumulative[token], numbers[:, None], right=True).squeeze(1) for numbers in uniform
+    ]
+    return torch.stack(steps, dim=1) if steps else token.new_empty(uniform.T.shape)
 
 
 MODELS = {"bigram": BigramLanguageModel}

@@ -8,8 +8,9 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import distributions
+from importlib.metadata import PackageMetadata, distributions
 from pathlib import Path
 from typing import Self
 
@@ -48,7 +49,7 @@ class Environment:
             platform=platform.platform(),
             cpu_capability=torch.backends.cpu.get_cpu_capability(),
             threads=torch.get_num_threads(),
-            packages=dict(sorted((canonicalize_name(d.name), d.version) for d in distributions() if d.name)),
+            packages=dict(sorted((canonicalize_name(d["Name"]), d["Version"]) for d in _installed() if d["Name"])),
         )
 
     @classmethod
@@ -77,6 +78,11 @@ class Environment:
         mine, others = asdict(self), asdict(other)
         facts = [fact for fact in ("platform", "cpu_capability") if mine[fact] != others[fact]]
         return [f"{fact}: {mine[fact]} on record, {others[fact]} here" for fact in facts]
+
+
+def _installed() -> Iterator[PackageMetadata]:
+    """The metadata of every package, read once: Distribution.name and .version read it each time."""
+    return (distribution.metadata for distribution in distributions())
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ LOG = "log.txt"
 PATIENCE = 25.0
 """Seconds that a training waits at its end for a tracker that is slow: SQLite waits 20 for one that is locked, and
 torchrun 30 for a training that it ends."""
+_PAUSE = 1.0  # seconds in which points gather: sent one by one, they would slow the loop down to half its speed
 _SYSTEM_INTERVAL = 10.0  # seconds between two looks at the machine; one comes first and one last
 
 
@@ -127,16 +128,15 @@ class _TrackedRun:
             log_bytes(self._client, self.run_id, name, held)
 
     def _take(self, due: float) -> "list[Metric] | None":
-        """Whatever is queued, up to MLflow's limit, or comes until `due`; None at the end."""
+        """Whatever comes in a second, up to MLflow's limit, or until `due`; None at the end."""
         metrics: list[Metric] = []
+        until = min(due, time.monotonic() + _PAUSE)
         with suppress(Empty):
-            first = self._queue.get(timeout=max(0.0, due - time.monotonic()))
-            if first is None:
-                return None
-            metrics += first
             while len(metrics) < BATCH - 50:  # room for one more point and what the machine measures
-                more = self._queue.get_nowait()
+                more = self._queue.get(timeout=max(0.0, until - time.monotonic()))
                 if more is None:
+                    if not metrics:
+                        return None
                     self._queue.put(None)
                     break
                 metrics += more
