@@ -28,7 +28,7 @@ from charlm.training import DTYPES, train
 from charlm.vocabulary import Vocabulary
 
 Contestants = Iterator[Mapping[str, Timed]]
-NOTEBOOK, ALONE, LIGHTNING = "notebook", "notebook in one thread", "Lightning in one thread"
+NOTEBOOK, LIGHTNING = "notebook", "Lightning in one thread"
 
 
 class Book:
@@ -54,9 +54,9 @@ def contests(root: Path, scale: Scale) -> list[Contest]:
         _encode("encode-ascii", "Encode 100 MB, ASCII", Aim(1 / 50), partial(texts.text, root, "ASCII", scale.large)),
         _encode(
             "encode-multilingual",
-            "Encode 100 MB, multilingual",
+            "Encode 10 MB, multilingual",
             Aim(1 / 20),
-            partial(texts.text, root, "multilingual", scale.large),
+            partial(texts.text, root, "multilingual", scale.large // 10),
         ),
         _iteration(book, scale),
         _lightning(book, scale),
@@ -194,22 +194,15 @@ def _alone(call: Timed) -> float:
 
 def _iteration(book: Book, scale: Scale) -> Contest:
     title = f"{scale.iterations:,} iterations at the notebook's settings, float64, losses and logging on"
-    rows = (
-        Row("iteration", title, "iteration", "charlm", NOTEBOOK, Aim(0.5)),
-        Row("iteration-alone", title, "iteration", "charlm", ALONE, Aim(0.5)),
-    )
+    row = Row("iteration", title, "iteration", "charlm", NOTEBOOK, Aim(0.5))
 
     @contextmanager
     def opened() -> Contestants:
         baseline = partial(_theirs, book, scale.iterations, notebook.BATCH_SIZE, notebook.BLOCK_SIZE)
         with _store() as root:
-            yield {
-                "charlm": partial(_ours, book, _settings(scale.iterations), root),
-                NOTEBOOK: baseline,
-                ALONE: partial(_alone, baseline),
-            }
+            yield {"charlm": partial(_ours, book, _settings(scale.iterations), root), NOTEBOOK: baseline}
 
-    return Contest(rows, opened)
+    return Contest((row,), opened)
 
 
 def _lightning(book: Book, scale: Scale) -> Contest:
@@ -233,7 +226,6 @@ def _wide_iteration(book: Book, scale: Scale) -> Contest:
     iterations, names = scale.wide_iterations, ("charlm float32", "charlm float64")
     rows = (
         Row("wide-float32", "Batch 64 × block 64, float32", "iteration", names[0], NOTEBOOK, Aim(0.7)),
-        Row("wide-alone", "Batch 64 × block 64, float32", "iteration", names[0], ALONE, Aim(0.7)),
         Row("wide-float64", "Batch 64 × block 64, float64", "iteration", names[1], names[0], Aim(2)),
     )
 
@@ -248,7 +240,6 @@ def _wide_iteration(book: Book, scale: Scale) -> Contest:
             names[0]: lambda: ours("float32"),
             names[1]: lambda: ours("float64"),
             NOTEBOOK: baseline,
-            ALONE: partial(_alone, baseline),
         }
 
     return Contest(rows, opened)

@@ -14,7 +14,7 @@ class Scale:
     """Bytes of a large text."""
     iterations: int = 5000
     """At the notebook's settings; the notebook itself makes 1,000."""
-    lightning_iterations: int = 2000
+    lightning_iterations: int = 1000
     wide_iterations: int = 300
     """At batch 64 x block 64."""
     growth_repeats: int = 3

@@ -92,7 +92,19 @@ def test_text_goes_on_from_its_context(model: BigramLanguageModel, batch: tuple[
 
 
 def test_no_new_tokens_leave_the_context(model: BigramLanguageModel, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
-    assert torch.equal(model.generate(batch[0], 0, generator=generator()), batch[0])
+    for context in (batch[0], batch[0].repeat(20, 1)):
+        assert torch.equal(model.generate(context, 0, generator=generator()), context)
+
+
+def test_few_sequences_and_many_walk_alike(model: BigramLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    uniform = torch.rand(50, 100, dtype=torch.float64, generator=generator())
+    start = torch.randint(V, (100, 1), generator=generator())
+
+    def generated(which: slice) -> torch.Tensor:
+        monkeypatch.setattr(torch, "rand", lambda *_, **__: uniform[:, which])
+        return model.generate(start[which], 50)
+
+    assert torch.equal(torch.cat([generated(slice(i, i + 20)) for i in range(0, 100, 20)]), generated(slice(100)))
 
 
 def test_only_the_last_character_of_the_context_counts(model: BigramLanguageModel) -> None:
