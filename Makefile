@@ -26,7 +26,8 @@ verify: $(READY)  ## make the committed result again and hold every byte of it a
 	python -m charlm.reproduction
 
 test: $(READY)  ## run every test, without the internet
-	python -m pytest --numprocesses auto --dist loadgroup
+	@# A third of their time the tests wait, for servers and for processes: half as many again as there are cores.
+	python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)) --dist loadgroup
 
 bench: .venv/bench/.ready  ## measure charlm beside the notebook and write docs/benchmarks.md
 	PYTHONPATH=$(CURDIR)/.venv/bench charlm bench

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 PROJECT = Path(__file__).resolve().parent.parent
 STAGES = {
+    "download": ("data/download",),
     "prepare": ("data/download", "data/prepare"),
     "train": ("data/prepare", "data/train"),
     "evaluate": ("data/prepare", "data/train", "data/evaluate"),
@@ -23,12 +25,13 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__")
 
 
 def peaks(folder: Path, megabytes: int, text: bytes, run: Callable[..., Any]) -> dict[str, float]:
-    """Largest resident size in MB of each stage, pages of mapped files included, for `text` over and over."""
-    (folder / "data/download").mkdir(parents=True)
-    with (folder / "data/download/book.txt").open("wb") as book:
-        for _ in range(megabytes * 2**20 // len(text) + 1):
-            book.write(text)
-    (folder / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
+    """Largest resident size in MB of each stage, pages of mapped files included, for a shelf of books of a megabyte."""
+    (folder / "books").mkdir(parents=True)
+    for number in range(megabytes):
+        (folder / f"books/{number:03}.txt").write_bytes(text * (2**20 // len(text) + 1))
+    params = YAML().load(PROJECT / "params.yaml")
+    params["data"] |= {"source": "books/*.txt", "sha256": None}
+    YAML().dump(params, folder / "params.yaml")
     settings = {"PYTHONPATH": str(PROJECT), "DVC_ROOT": str(folder), "CHARLM_TRACKING": "off"}
     return {
         stage: int(run(folder, sys.executable, "-c", PROGRAM, f"stages.{stage}", *places, **settings).stdout) / 1024
