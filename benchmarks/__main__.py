@@ -19,9 +19,10 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from benchmarks import page
 from benchmarks.scale import QUICK, Scale
+from charlm import checkout
 from charlm.config import project_root
 from charlm.files import whole, write_text
-from charlm.provenance import COMMIT_TAG, Environment, Origin
+from charlm.provenance import Environment
 
 if TYPE_CHECKING:
     from benchmarks.contest import Contest, Result
@@ -74,9 +75,10 @@ def main(only: tuple[str, ...], sizes: list[float], *, quick: bool, out: Path | 
 
 def _measure_table(root: Path, scale: Scale, only: set[str], out: Path | None) -> None:
     """Measure the rows of `only`, or all, and tell them; what was measured before an interrupt is kept."""
+    contests = _wanted(root, scale, only)
     settings, results = _settings(root), []
     try:
-        for measured in _contests(_wanted(root, scale, only), scale):
+        for measured in _contests(contests, scale):
             results += measured
             rows = [asdict(result) | {"ratio": result.ratio, "verdict": result.verdict} for result in results]
             _save(out, "benchmarks.json", {"settings": settings, "scale": asdict(scale), "rows": rows})
@@ -135,14 +137,17 @@ def _progress() -> Progress:
 
 def _settings(root: Path) -> dict[str, str]:
     """What is measured, and with what."""
-    here, origin = Environment.here(), Origin(root, None).tags()
+    here, code = Environment.here(), ("charlm", "stages", "benchmarks")
+    commit, changed = (
+        checkout.run(root, "git", *command).stdout.decode().strip()
+        for command in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--", *code))
+    )
     versions = ", ".join(f"{name} {here.packages[name]}" for name in _PACKAGES if name in here.packages)
-    changed = ", and changes that are not committed" if origin.get("charlm.git_dirty") == "true" else ""
     return {
         "machine": f"{here.platform}, {os.cpu_count()} cores, {here.cpu_capability}",
         "threads": f"{here.threads}, PyTorch's own choice; 1 for charlm's training, as the train stage sets it",
         "versions": f"Python {here.python}, {versions}",
-        "code": f"commit {origin.get(COMMIT_TAG, 'unknown')[:12]}{changed}",
+        "code": f"commit {commit or 'unknown'}{', and changes that are not committed' if changed else ''}",
         "texts": "made of tests/tale.txt; a book has 230 kB",
     }
 

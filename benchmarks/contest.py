@@ -130,9 +130,9 @@ def measured(contest: Contest, repeats: int) -> list[Result]:
     return [_result(row, samples, failed) for row in contest.rows]
 
 
-def _attempt(name: str, timed: Timed, samples: dict[str, list[float]], failed: dict[str, str]) -> None:
+def _attempt(name: str, contestant: Timed, samples: dict[str, list[float]], failed: dict[str, str]) -> None:
     try:
-        samples.setdefault(name, []).append(timed())
+        samples.setdefault(name, []).append(contestant())
     except CharlmError as err:
         failed[name] = err.message
 

@@ -3,7 +3,6 @@
 Ours runs as the stages run it, the training in one thread; the notebook's runs with PyTorch's own settings.
 """
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,10 +50,15 @@ def contests(root: Path, scale: Scale) -> list[Contest]:
     return [
         *(_speed_check(device, scale) for device in _devices()),
         _encode("encode-book", "Encode a book, ASCII", Aim(1 / 50), partial(texts.text, root, "ASCII", texts.BOOK)),
-        _encode("encode-ascii", "Encode 100 MB, ASCII", Aim(1 / 50), partial(texts.text, root, "ASCII", scale.large)),
+        _encode(
+            "encode-ascii",
+            f"Encode {scale.large / texts.MEGABYTE:g} MB, ASCII",
+            Aim(1 / 50),
+            partial(texts.text, root, "ASCII", scale.large),
+        ),
         _encode(
             "encode-multilingual",
-            "Encode 10 MB, multilingual",
+            f"Encode {scale.large / 10 / texts.MEGABYTE:g} MB, multilingual",
             Aim(1 / 20),
             partial(texts.text, root, "multilingual", scale.large // 10),
         ),
@@ -129,14 +133,14 @@ def _settings(iterations: int, **changes: Any) -> TrainParams:
     return settings.model_copy(update=changes)
 
 
-def _ours(book: Book, settings: TrainParams, root: Path) -> float:
+def _ours(book: Book, settings: TrainParams, root: Path, *, tracked: bool = True) -> float:
     """Seconds an iteration of our loop with exact losses, begin and end of its MLflow run, if it has one, included."""
     generator = seeded_generator(settings.seed, "weights")
     model = BigramLanguageModel(len(book.vocabulary), generator=generator, dtype=DTYPES[settings.dtype])
     points = train(model, book.train, book.test, settings, seeded_generator(settings.seed, "batches"))
 
     def trained() -> None:
-        with live_run(root, flatten(train=settings), warn=_refuse) as run:
+        with live_run(root, flatten(train=settings), warn=_refuse, tracked=tracked) as run:
             for point in points:
                 run.log(point, 0.0)
 
@@ -165,20 +169,6 @@ def _store() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="charlm-bench.") as folder:
         Store(Path(folder))
         yield Path(folder)
-
-
-@contextmanager
-def _untracked() -> Iterator[None]:
-    os.environ["CHARLM_TRACKING"] = "off"
-    try:
-        yield
-    finally:
-        del os.environ["CHARLM_TRACKING"]
-
-
-def _without_tracking(call: Timed) -> float:
-    with _untracked():
-        return call()
 
 
 def _theirs(book: Book, iterations: int, batch_size: int, block_size: int) -> float:
@@ -231,7 +221,7 @@ def _wide_iteration(book: Book, scale: Scale) -> Contest:
 
     def ours(dtype: str) -> float:
         wide = {"batch_size": 64, "block_size": 64, "eval_interval": iterations, "dtype": dtype}
-        return _without_tracking(partial(_ours, book, _settings(iterations, **wide), Path()))
+        return _ours(book, _settings(iterations, **wide), Path(), tracked=False)
 
     @contextmanager
     def opened() -> Contestants:
@@ -297,6 +287,6 @@ def _tracking(book: Book, scale: Scale) -> Contest:
     def opened() -> Contestants:
         with _store() as root:
             ours = partial(_ours, book, _settings(scale.tracked_iterations), root)
-            yield {"charlm": ours, "CHARLM_TRACKING=off": partial(_without_tracking, ours)}
+            yield {"charlm": ours, "CHARLM_TRACKING=off": partial(ours, tracked=False)}
 
     return Contest((row,), opened)

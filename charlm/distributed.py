@@ -85,8 +85,9 @@ class SharedDeviceError(CharlmError):
 
     def __init__(self, device: str, processes: int, devices: int) -> None:
         super().__init__(
-            f"train.device={device}: torchrun has started {processes} processes here, and there are {devices} such "
-            "devices that can train together.\nStart no more processes than that, or train with train.device=cpu."
+            f"train.device={device}: torchrun has started {processes} processes here, and {devices} such devices can "
+            f"train together.\n{f'Start {devices} at most' if devices else 'Unset CHARLM_LAUNCHER'}, "
+            "or train with train.device=cpu."
         )
 
 
@@ -155,7 +156,9 @@ class Processes:
         while not store.check(names):
             self._require_launcher()
             if time.monotonic() > end:
-                raise JoinError(self.rank, self.size, f"not all came within {START_TIMEOUT.total_seconds():.0f} s")
+                missing = ", ".join(str(number) for number, name in enumerate(names) if not store.check([name]))
+                waited = f"{START_TIMEOUT.total_seconds():.0f} s"
+                raise JoinError(self.rank, self.size, f"process {missing} did not come within {waited}")
             time.sleep(0.05)
         first, *others = (json.loads(store.get(name)) for name in names)
         unlike = {

@@ -70,9 +70,10 @@ class RefusedError(CharlmError):
 class BusyError(RefusedError):
     """An address gave no text this time; asked again later it may."""
 
-    def __init__(self, found: str, asked: float = 0.0) -> None:
+    def __init__(self, found: str, asked: float = 0.0, *, host: bool = False) -> None:
         super().__init__(found)
         self.asked = asked  # seconds, from Retry-After
+        self.host = host  # whether the reason holds for all that the host has
 
 
 class TurnedAwayError(RefusedError):
@@ -138,7 +139,8 @@ def pause(attempt: int, busy: BusyError, limits: Limits) -> float:
     Raises RefusedError when it was the last attempt, or the server asks for more than `limits.longest_wait`.
     """
     if attempt >= limits.attempts:
-        raise TurnedAwayError(f"{busy.message}, {attempt} times in a row: try again later") from busy
+        error = TurnedAwayError if busy.host else RefusedError
+        raise error(f"{busy.message}, {attempt} times in a row: try again later") from busy
     if busy.asked > limits.longest_wait:
         raise TurnedAwayError(
             f"{busy.message}, and it asks for {busy.asked:.0f} s, more than the "
@@ -238,7 +240,9 @@ def _check_answer(response: httpx.Response, limits: Limits) -> None:
     code = response.status_code
     status = f"{code} {response.reason_phrase}".strip()
     if code == HTTPStatus.TOO_MANY_REQUESTS or response.is_server_error:
-        raise BusyError(status, retry_after(response.headers.get("Retry-After"), datetime.now(UTC)))
+        asked = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+        host = code in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+        raise BusyError(status, asked, host=host)
     if code != HTTPStatus.OK:
         error = TurnedAwayError if code == HTTPStatus.FORBIDDEN else RefusedError
         raise error(f"{status}: {_MEANING.get(code, 'expected 200 and a text')}")

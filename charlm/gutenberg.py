@@ -294,8 +294,8 @@ def from_served(served: bytes, *, name: str, from_gutenberg: bool, sha256: str |
         raise TextError(name, "it is empty, or holds no book beside the boilerplate")
     found = hashlib.sha256(text.encode()).hexdigest()
     if from_gutenberg and not marked and found != sha256:
-        pinned = "the pinned digest" if sha256 else "a pinned one"
-        raise BoilerplateError(name, f"it has neither a marker nor {pinned} (its own is {found})")
+        digest = "has another digest than the pinned one" if sha256 else "no digest is pinned for it"
+        raise BoilerplateError(name, f"it has no marker, and {digest} (its own is {found})")
     if sha256 is not None and found != sha256:
         raise DigestError(name, found, sha256, len(text))
     return text

@@ -119,10 +119,16 @@ def write(
 
     Raises ShelfError, after all were tried, when some did not come, and ShelfDigestError.
     """
-    with _alone(kept) if any(not gutenberg.is_path(source) for source in sources) else nullcontext(), whole(to) as part:
+    with _alone(kept) if any(map(_is_fetched, sources)) else nullcontext(), whole(to) as part:
         found, characters = join(_texts(sources, serve, kept), part)
         if sha256 not in (None, found):
             raise ShelfDigestError(found, str(sha256), characters, kept)
+
+
+def _is_fetched(source: str) -> bool:
+    with suppress(gutenberg.BookError):  # told in its turn, with all others
+        return not gutenberg.is_path(source)
+    return False
 
 
 @contextmanager

@@ -182,7 +182,7 @@ def test_growth_tells_seconds_and_memory_of_every_stage() -> None:
     points = growth.measured(PROJECT, "multilingual", 0.5, 1)
     assert [point.stage for point in points] == ["download", "prepare", "train", "evaluate", "sample", "record"]
     assert [point.problem for point in points] == [""] * 6
-    assert all(point.seconds > 0.1 and point.peak > 10_000_000 for point in points)
+    assert all(point.seconds > 0 and point.peak > 10_000_000 for point in points)
 
 
 @pytest.mark.parametrize("kind", growth.KINDS)

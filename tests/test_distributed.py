@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
+from torch.distributed import HashStore
 
 from charlm.config import TrainParams
 from charlm.corpus import Tokens
-from charlm.distributed import LauncherError, Processes, SharedDeviceError, relaunch, shared
+from charlm.distributed import JoinError, LauncherError, Processes, SharedDeviceError, relaunch, shared
 from charlm.history import to_csv
 from charlm.models import BigramLanguageModel
 from charlm.seeding import seeded_generator
@@ -249,8 +251,8 @@ def test_devices_that_do_not_suffice_are_told(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(SharedDeviceError) as err, shared(torch.device("mps"), dict):
         pass
     assert str(err.value) == (
-        "train.device=mps: torchrun has started 2 processes here, and there are 0 such devices that can train together."
-        "\nStart no more processes than that, or train with train.device=cpu."
+        "train.device=mps: torchrun has started 2 processes here, and 0 such devices can train together.\n"
+        "Unset CHARLM_LAUNCHER, or train with train.device=cpu."
     )
 
 
@@ -260,6 +262,18 @@ def test_launcher_of_another_kind_is_told(project: Path, run: Callable[..., Any]
     assert done.stderr.startswith(
         "Error: CHARLM_LAUNCHER=python: it is not torchrun, whose variables tell the processes apart.\n"
     )
+
+
+def test_process_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("charlm.distributed.START_TIMEOUT", timedelta(0))
+    store = HashStore()
+    store.set("agreed/1", "{}")
+    with pytest.raises(
+        JoinError, match=r"^Process 0 of 3 cannot join the others: process 2 did not come within 0 s\.\n"
+    ):
+        Processes(torch.device("cpu"), {})._meet(store)
 
 
 # Two hosts

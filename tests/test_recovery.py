@@ -18,6 +18,7 @@ STAGES = {
     "sample": ("data/prepare", "data/train", "data/sample"),
     "record": ("data", "data/record"),
 }
+# What a stage hears of SIGINT and SIGTERM is Python's own affair, but in train; the others stand for all of their kind.
 STRUCK = {signal.SIGINT: ["train", "record"], signal.SIGTERM: ["prepare", "train"], signal.SIGKILL: list(STAGES)}
 STRIKE = """
 import os, pathlib, sys
@@ -36,7 +37,7 @@ if "STRIKE" in os.environ and "stages." + os.environ["STRIKE_STAGE"] in sys.orig
 
 
 @pytest.mark.long
-def test_every_stage_may_be_interrupted_terminated_or_killed(
+def test_every_stage_may_be_killed_and_those_that_hear_a_signal_ended(
     project: Path, tmp_path: Path, run: Callable[..., Any]
 ) -> None:
     def data() -> dict[str, bytes]:

@@ -409,10 +409,13 @@ def test_nothing_between_the_markers_is_refused() -> None:
 
 def test_a_gutenberg_file_without_markers_must_have_the_pinned_digest() -> None:
     assert from_served(BOOK.encode(), name="it", from_gutenberg=True, sha256=digest(BOOK)) == BOOK
-    for sha256, pinned in ((None, "a pinned one"), (REAL_SHA256, "the pinned digest")):
+    for sha256, pinned in (
+        (None, "no digest is pinned for it"),
+        (REAL_SHA256, "has another digest than the pinned one"),
+    ):
         with pytest.raises(BoilerplateError) as refused:
             from_served(BOOK.encode(), name="it", from_gutenberg=True, sha256=sha256)
-        found = f"it: it has neither a marker nor {pinned} (its own is {digest(BOOK)})"
+        found = f"it: it has no marker, and {pinned} (its own is {digest(BOOK)})"
         assert refused.value.message.startswith(found)
 
 

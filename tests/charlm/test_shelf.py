@@ -8,6 +8,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.texts: dict[str, str] = {}
         self.asked: list[str] = []
-        self.refused = ""
+        self.refused, self.code = "", 403
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -44,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
         if self.path not in self.server.texts or self.path == self.server.refused:
-            self.send_error(403 if self.path == self.server.refused else 404)
+            self.send_error(self.server.code if self.path == self.server.refused else 404)
             return
         body = self.server.texts[self.path].encode()
         self.send_response(200)
@@ -72,7 +73,7 @@ class Shelf:
 
     def __call__(self, *sources: str, sha256: str | None = None) -> str:
         turn = Turns(sleep=self.waits.append)
-        serve = partial(gutenberg.serve, sites=[self.server.url], turn=turn)
+        serve = partial(gutenberg.serve, sites=[self.server.url], sleep=lambda _: None, turn=turn)
         write(self.to, sources, serve=serve, kept=self.kept, sha256=sha256)
         return self.to.read_text(encoding="utf-8")
 
@@ -252,13 +253,13 @@ def test_bad_texts_are_all_named_and_the_good_ones_not_fetched_again(
     server.texts |= {"/a": "A\n", "/cut": HEADER + "Once\n", "/b": "B\n"}
     good, bad = [f"{server.url}/a", f"{server.url}/b"], [f"{server.url}/none", f"{server.url}/cut"]
     with pytest.raises(ShelfError) as refused:
-        shelf(good[0], *bad, "own*.txt", "ftp://example.org/a", good[1])
+        shelf("ftp://example.org/a", good[0], *bad, "own*.txt", good[1])
     assert refused.value.message == (
         "4 of the 6 texts of data.source did not come:\n"
+        "  ftp://example.org/a: ftp:// is not supported\n"
         f"  {bad[0]}: 404 Not Found: it has no such file: check the address, or the number of the book\n"
         f"  {bad[1]}: it has a *** START OF line and no *** END OF, as when it was cut short\n"
         f"  own*.txt: no such file, looked for from the folder {tmp_path}\n"
-        "  ftp://example.org/a: ftp:// is not supported\n"
         "Mend these in data.source, or leave them out, and run again: what else was fetched is kept in "
         f"{shelf.kept}, and not asked for a second time."
     )
@@ -295,21 +296,27 @@ def test_host_that_turns_charlm_away_is_not_asked_for_the_next_text(shelf: Shelf
     assert f"  {server.url}/b: not asked, as {host} turned charlm away a moment ago\n" in refused.value.message
 
 
-def test_two_processes_ask_once_for_a_text(shelf: Shelf, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_host_that_fails_with_one_text_is_asked_for_the_next(shelf: Shelf, server: Server) -> None:
+    server.texts |= {"/a": "A\n", "/b": "B\n"}
+    server.refused, server.code = "/a", 500
+    with pytest.raises(ShelfError, match=r"^1 of the 2 texts"):
+        shelf(*(f"{server.url}{path}" for path in ("/a", "/b")))
+    assert server.asked == ["/a"] * 3 + ["/b"]
+
+
+def test_two_processes_ask_once_for_a_text(shelf: Shelf, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers of DVC's queue used to fetch all texts each, side by side."""
     server.texts |= {"/a": "A\n", "/b": "B\n"}
-    sources = [f"{server.url}/a", f"{server.url}/b"]
-    lock = FileLock(shelf.kept / ".lock")
+    told: Queue[str] = Queue()
+    monkeypatch.setattr("charlm.shelf._QUICK", 0.0)
+    monkeypatch.setattr("charlm.shelf.click.echo", lambda message, **_: told.put(message))
     shelf.kept.mkdir()
-    lock.acquire()
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(shelf, *sources)
-        with pytest.raises(TimeoutError):
-            waiting.result(timeout=2.5)
-        assert server.asked == []
-        lock.release()
+        with FileLock(shelf.kept / ".lock"):
+            waiting = pool.submit(shelf, f"{server.url}/a", f"{server.url}/b")
+            assert told.get() == f"Another process fetches texts to {shelf.kept}; waiting until it is done."
+            assert server.asked == []
         assert waiting.result() == "A\n\nB\n"
-    assert capsys.readouterr().err == f"Another process fetches texts to {shelf.kept}; waiting until it is done.\n"
 
 
 # What is shown
