@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from benchmarks import texts
+
 PROJECT = Path(__file__).resolve().parent.parent
 STAGES = {
     "download": ("data/download",),
@@ -24,11 +26,11 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__")
 """
 
 
-def peaks(folder: Path, megabytes: int, text: bytes, run: Callable[..., Any]) -> dict[str, float]:
-    """Largest resident size in MB of each stage, pages of mapped files included, for a shelf of books of a megabyte."""
+def peaks(folder: Path, books: int, text: bytes, run: Callable[..., Any]) -> dict[str, float]:
+    """Largest resident size in MB of each stage, pages of mapped files included, for a shelf of `books` of one text."""
     (folder / "books").mkdir(parents=True)
-    for number in range(megabytes):
-        (folder / f"books/{number:03}.txt").write_bytes(text * (2**20 // len(text) + 1))
+    for number in range(books):
+        (folder / f"books/{number:03}.txt").write_bytes(text)
     params = YAML().load(PROJECT / "params.yaml")
     params["data"] |= {"source": "books/*.txt", "sha256": None}
     YAML().dump(params, folder / "params.yaml")
@@ -41,9 +43,8 @@ def peaks(folder: Path, megabytes: int, text: bytes, run: Callable[..., Any]) ->
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to tell a process's largest size")
 def test_no_stage_takes_more_memory_for_200_megabytes_than_for_one(tmp_path: Path, run: Callable[..., Any]) -> None:
-    tale = (PROJECT / "tests/tale.txt").read_text()
-    others = tale.translate({ord(c): 0x3B1 + i for i, c in enumerate("abcdefghijklmnopq")})
-    short, long = (peaks(tmp_path / str(size), size, f"{tale}{others}".encode(), run) for size in (1, 200))
+    text = texts.text(PROJECT, "multilingual", texts.MEGABYTE).encode()
+    short, long = (peaks(tmp_path / str(size), size, text, run) for size in (1, 200))
     grown = {stage: long[stage] - short[stage] for stage in STAGES}
     assert max(grown.values()) < 40, grown
     assert long["prepare"] < 150
