@@ -4,7 +4,6 @@ import json
 import shlex
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -59,7 +58,7 @@ def _stages(folder: Path, kind: texts.Kind, megabytes: float) -> Iterator[Growth
 
 
 def _stage(folder: Path, stage: str, command: Sequence[str], kind: texts.Kind, megabytes: float) -> Growth:
-    watched = (sys.executable, "-I", "-S", peak.__file__, *command)
+    watched = peak.watching(*command)
     done = subprocess.run(watched, cwd=folder, env=environment(folder), capture_output=True, text=True, check=True)
     code, seconds, memory = json.loads(done.stdout.splitlines()[-1])
     problem = f"failed with exit code {code}: {done.stderr.strip()[-300:]}" if code else ""

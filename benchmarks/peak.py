@@ -9,6 +9,11 @@ import sys
 import time
 
 
+def watching(*command: str) -> list[str]:
+    """The command that runs `command` so, and prints what it took."""
+    return [sys.executable, "-I", "-S", __file__, *command]
+
+
 def main() -> None:
     """Run the arguments as a command."""
     start = time.perf_counter()

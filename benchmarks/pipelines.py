@@ -101,20 +101,20 @@ def _pipeline(root: Path) -> Contest:
             def from_nothing() -> float:
                 shutil.rmtree(finished, ignore_errors=True)
                 shutil.copytree(folder, finished)
-                return timed(lambda: run(finished, "dvc", "repro"))
+                return _command(finished, "dvc", "repro")()
 
             def in_finished(*words: str) -> float:
                 if not finished.exists():
                     from_nothing()
-                return timed(lambda: run(finished, *words))
+                return _command(finished, *words)()
 
             yield {
                 cold: from_nothing,
                 warm: lambda: in_finished("dvc", "repro", "--force"),
                 idle: lambda: in_finished("dvc", "repro"),
                 "dvc status": lambda: in_finished("dvc", "status"),
-                script: lambda: timed(lambda: run(folder, *SCRIPT)),
-                with_mlflow: lambda: timed(lambda: run(folder, *SCRIPT, "--mlflow", store)),
+                script: _command(folder, *SCRIPT),
+                with_mlflow: _command(folder, *SCRIPT, "--mlflow", store),
             }
 
     return Contest(rows, opened)

@@ -240,7 +240,7 @@ def test_notebook_logs_to_mlflow_as_a_script(tmp_path: Path) -> None:
 
 def test_peak_is_the_command_s_own_and_not_that_of_who_starts_it() -> None:
     held = bytearray(400_000_000)
-    command = [sys.executable, "-I", "-S", peak.__file__, sys.executable, "-c", "b = bytearray(99_000_000); exit(3)"]
+    command = peak.watching(sys.executable, "-c", "b = bytearray(99_000_000); exit(3)")
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     code, seconds, memory = json.loads(done.stdout)
     assert (code, len(held)) == (3, 400_000_000)

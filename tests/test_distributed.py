@@ -20,7 +20,6 @@ import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
-from ruamel.yaml import YAML
 from torch.distributed import HashStore
 
 from charlm.config import TrainParams
@@ -30,21 +29,11 @@ from charlm.history import to_csv
 from charlm.models import BigramLanguageModel
 from charlm.seeding import seeded_generator
 from charlm.training import DTYPES, train
+from tests.trainings import only_run, set_train
 
 TRAIN = (sys.executable, "-m", "stages.train", "data/prepare", "out")
 RESULTS = ("model.safetensors", "history.csv")
 LOST = "lost another one: "
-
-
-def only_run(project: Path) -> Any:
-    [run] = MlflowClient(f"sqlite:///{project / 'mlflow.db'}").search_runs(["1"])
-    return run
-
-
-def set_train(project: Path, **values: Any) -> None:
-    params = YAML().load((project / "params.yaml").read_text())
-    params["train"] |= values
-    YAML().dump(params, project / "params.yaml")
 
 
 def results(project: Path, out: str) -> list[bytes]:

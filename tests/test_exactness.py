@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from ruamel.yaml import YAML
+
+from tests.trainings import set_train
 
 CAPABILITIES = ["default", "avx2", "avx512"]
 HERE = CAPABILITIES.index(torch.backends.cpu.get_cpu_capability().lower())
@@ -35,12 +36,6 @@ def results(project: Path, out: str, **environment: str) -> dict[str, bytes]:
     settings = os.environ | {"CHARLM_TRACKING": "off", "OMP_WAIT_POLICY": "passive"} | environment
     subprocess.run([sys.executable, "-c", SCRIPT, *lines], cwd=project, env=settings, check=True, capture_output=True)
     return {str(path.relative_to(project / out)): path.read_bytes() for path in (project / out).rglob("*.*")}
-
-
-def set_train(project: Path, **values: Any) -> None:
-    params = YAML().load((project / "params.yaml").read_text())
-    params["train"] |= values
-    YAML().dump(params, project / "params.yaml")
 
 
 EVERY = list(product(CAPABILITIES[: HERE + 1], ["1", "4"]))

@@ -1,14 +1,14 @@
 """A text may be longer than memory: what the stages take of it, measured."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from ruamel.yaml import YAML
 
-from benchmarks import texts
+from benchmarks import peak, texts
 
 PROJECT = Path(__file__).resolve().parent.parent
 STAGES = {
@@ -17,13 +17,6 @@ STAGES = {
     "train": ("data/prepare", "data/train"),
     "evaluate": ("data/prepare", "data/train", "data/evaluate"),
 }
-# A process's own largest size; what getrusage tells may be that of the process which started it.
-PROGRAM = r"""
-import atexit, pathlib, re, runpy, sys
-status = pathlib.Path("/proc/self/status")
-atexit.register(lambda: print(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]))
-runpy.run_module(sys.argv.pop(1), run_name="__main__")
-"""
 
 
 def peaks(folder: Path, books: int, text: bytes, run: Callable[..., Any]) -> dict[str, float]:
@@ -35,13 +28,16 @@ def peaks(folder: Path, books: int, text: bytes, run: Callable[..., Any]) -> dic
     params["data"] |= {"source": "books/*.txt", "sha256": None}
     YAML().dump(params, folder / "params.yaml")
     settings = {"PYTHONPATH": str(PROJECT), "DVC_ROOT": str(folder), "CHARLM_TRACKING": "off"}
-    return {
-        stage: int(run(folder, sys.executable, "-c", PROGRAM, f"stages.{stage}", *places, **settings).stdout) / 1024
-        for stage, places in STAGES.items()
-    }
+    found = {}
+    for stage, places in STAGES.items():
+        watched = peak.watching(sys.executable, "-m", f"stages.{stage}", *places)
+        told = run(folder, *watched, **settings)
+        code, _, size = json.loads(told.stdout.splitlines()[-1])
+        assert code == 0, told.stderr
+        found[stage] = size / 2**20
+    return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to tell a process's largest size")
 def test_no_stage_takes_more_memory_for_200_megabytes_than_for_one(tmp_path: Path, run: Callable[..., Any]) -> None:
     text = texts.text(PROJECT, "multilingual", texts.MEGABYTE).encode()
     short, long = (peaks(tmp_path / str(size), size, text, run) for size in (1, 200))

@@ -12,27 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
-from ruamel.yaml import YAML
+
+from tests.trainings import only_run, set_train
 
 TRAIN = ("python", "-m", "stages.train", "data/prepare", "out")
-
-
-def only_run(project: Path) -> Any:
-    [run] = MlflowClient(f"sqlite:///{project / 'mlflow.db'}").search_runs(["1"])
-    return run
-
-
-def set_params(project: Path, **values: Any) -> None:
-    params = YAML().load((project / "params.yaml").read_text())
-    params["train"] |= values
-    YAML().dump(params, project / "params.yaml")
 
 
 def test_diverged_training_fails_its_run_with_the_message_and_leaves_no_file(
     project: Path, run: Callable[..., Any]
 ) -> None:
-    set_params(project, learning_rate=1e308)
+    set_train(project, learning_rate=1e308)
     done = run(project, *TRAIN, code=1)
     assert done.stderr.endswith(
         "Error: The loss at step 2 is nan; nothing was saved.\n"
@@ -45,7 +34,7 @@ def test_diverged_training_fails_its_run_with_the_message_and_leaves_no_file(
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_training_ends_its_run_as_killed_and_leaves_no_file(project: Path, stop: signal.Signals) -> None:
-    set_params(project, max_iters=10**9)
+    set_train(project, max_iters=10**9)
     with subprocess.Popen([sys.executable, *TRAIN[1:]], cwd=project, stderr=subprocess.PIPE, text=True) as training:
         while not _has_logged(project):
             assert training.poll() is None
@@ -85,7 +74,7 @@ def test_switch_that_is_neither_on_nor_off_is_refused(project: Path, run: Callab
 
 def test_store_lost_in_mid_training_does_not_stop_it(project: Path, run: Callable[..., Any]) -> None:
     """Whatever the store does once training runs, the same checkpoint comes out, and the record makes up for it."""
-    set_params(project, max_iters=60_000)
+    set_train(project, max_iters=60_000)
     with subprocess.Popen([sys.executable, *TRAIN[1:]], cwd=project, stderr=subprocess.PIPE, text=True) as training:
         while not _has_logged(project):
             assert training.poll() is None
@@ -101,7 +90,7 @@ def test_store_lost_in_mid_training_does_not_stop_it(project: Path, run: Callabl
 
 def test_code_edited_while_it_runs_is_not_recorded_as_what_ran(project: Path) -> None:
     """DVC digests a stage's code when the stage has ended, and would take the edited code for what made the result."""
-    set_params(project, max_iters=20_000)
+    set_train(project, max_iters=20_000)
     with subprocess.Popen([sys.executable, *TRAIN[1:]], cwd=project, stderr=subprocess.PIPE, text=True) as training:
         while not _has_logged(project):
             assert training.poll() is None
