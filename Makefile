@@ -23,7 +23,7 @@ repro: $(READY)  ## run the pipeline on the book and print what came out
 	@python -m charlm.summary
 
 verify: $(READY)  ## make the committed result again and hold every byte of it against dvc.lock
-	python -m charlm.reproduction
+	python -m charlm.provenance.reproduction
 
 test: $(READY)  ## run every test, without the internet
 	@# A third of their time the tests wait, for servers and for processes: half as many again as there are cores.

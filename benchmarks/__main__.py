@@ -19,10 +19,10 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from benchmarks import page
 from benchmarks.scale import QUICK, Scale
-from charlm import checkout
 from charlm.config import project_root
 from charlm.files import whole, write_text
-from charlm.provenance import Environment
+from charlm.provenance import repository as checkout
+from charlm.provenance.code import Environment
 
 if TYPE_CHECKING:
     from benchmarks.contest import Contest, Result

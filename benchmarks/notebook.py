@@ -27,7 +27,7 @@ Log = Callable[[int, float], object]
 
 
 class BigramLanguageModel(nn.Module):
-    """A table of logits, as in `charlm.models`, with PyTorch's own initial weights."""
+    """A table of logits, as in `charlm.models.bigram`, with PyTorch's own initial weights."""
 
     def __init__(self, vocabulary_size: int) -> None:
         super().__init__()

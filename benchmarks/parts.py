@@ -17,14 +17,14 @@ from benchmarks import notebook, texts
 from benchmarks.contest import Aim, Contest, NotMeasuredError, Row, Timed, timed
 from benchmarks.scale import Scale
 from charlm.config import TrainParams, flatten
-from charlm.corpus import Tokens, pair_counts
 from charlm.evaluation import mean_loss
-from charlm.models import BigramLanguageModel
-from charlm.seeding import seeded_generator
+from charlm.models.bigram import BigramLanguageModel
+from charlm.random import seeded_generator
+from charlm.text.corpus import Tokens, pair_counts
+from charlm.text.vocabulary import Vocabulary
 from charlm.tracking.live import live_run
 from charlm.tracking.store import Store
-from charlm.training import DTYPES, train
-from charlm.vocabulary import Vocabulary
+from charlm.training.loop import DTYPES, train
 
 Contestants = Iterator[Mapping[str, Timed]]
 NOTEBOOK, LIGHTNING = "notebook", "Lightning in one thread"

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from benchmarks import texts
 from benchmarks.contest import Aim, Contest, NotMeasuredError, Row, Timed, timed
-from charlm import checkout
+from charlm.provenance import repository as checkout
 
 CODE = (
     "charlm",

@@ -104,9 +104,9 @@ def generate(prompt: str, length: int, temperature: float, seed: int | None, mod
     with tempfile.TemporaryDirectory(prefix="charlm-model.") as folder:
         checkpoint, characters = _model_files(_model_folder(model, Path(folder)))
 
-        from charlm.checkpoint import load_checkpoint
-        from charlm.sampling import sample
-        from charlm.vocabulary import Vocabulary
+        from charlm.models.checkpoint import load_checkpoint
+        from charlm.models.sampling import sample
+        from charlm.text.vocabulary import Vocabulary
 
         vocabulary = Vocabulary.from_json(characters.read_text(encoding="utf-8"))
         trained = load_checkpoint(checkpoint, vocabulary)
@@ -140,9 +140,9 @@ def sync() -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from charlm import sync as syncing
-    from charlm.checkout import cache_folder
     from charlm.config import ParamsError, project_root
+    from charlm.provenance.repository import cache_folder
+    from charlm.tracking import sync as syncing
     from charlm.tracking.store import Store
 
     root = project_root()
@@ -182,7 +182,7 @@ def reproduce(*, run: str, anyway: bool) -> None:
     its patch and params.yaml are put in place, and its stages run again. Nothing here is changed; a success is noted
     on the run. Exits with 0 when every file is the same, 1 when one differs, 2 when it could not be tried.
     """
-    from charlm.reproduction import DifferentError, NotTriedError
+    from charlm.provenance.reproduction import DifferentError, NotTriedError
 
     try:
         _reproduce(run, anyway=anyway)
@@ -193,9 +193,9 @@ def reproduce(*, run: str, anyway: bool) -> None:
 
 
 def _reproduce(run: str, *, anyway: bool) -> None:
-    from charlm import reproduction
     from charlm.config import PARAMS_FILE, project_root
-    from charlm.provenance import ENVIRONMENT, PATCH, Environment
+    from charlm.provenance import reproduction
+    from charlm.provenance.code import ENVIRONMENT, PATCH, Environment
     from charlm.tracking.runs import note_reproduced, recorded_run
     from charlm.tracking.store import Store
 
@@ -288,7 +288,7 @@ def _wait_for(address: str, server: "subprocess.Popen[bytes]") -> None:
 
 def _open(store: "Store", address: str, *, browser: bool) -> None:
     """Say where the runs are on the server at `address` and show them, where there is a browser to show them."""
-    from charlm.tracking.view import runs_page
+    from charlm.tracking.ui_view import runs_page
 
     page = f"{address}/{runs_page(store)}"
     click.echo(f"\nThe runs: {page}\n")

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from charlm.models import BigramLanguageModel
+from charlm.models.bigram import BigramLanguageModel
 
 PairCounts = NDArray[np.int64]
 DIGITS = 6

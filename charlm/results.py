@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from charlm.errors import CharlmError
 from charlm.files import sha256
-from charlm.history import Point, from_csv
-from charlm.tracking.model import Trained
+from charlm.tracking.logged_model import Trained
 from charlm.tracking.record import Content, Part
+from charlm.training.history import Point, from_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,12 +123,12 @@ class Results:
         return hashlib.sha256("".join(map(sha256, made)).encode()).hexdigest()
 
     def _draw_loss(self) -> "Figure":
-        from charlm import plots
+        from charlm.tracking import figures as plots
 
         return plots.loss(self.read_history(), self.read_metrics()["reference"])
 
     def _draw_next_char(self) -> "Figure":
-        from charlm import plots
+        from charlm.tracking import figures as plots
 
         with self.next_char.open(encoding="utf-8", newline="") as file:
             return plots.next_char(csv.reader(file))

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import click
 
-from charlm import fetch, gutenberg, shelf, sources
+from charlm import sources
 from charlm.config import load_params, project_root
 from charlm.files import write_text
+from charlm.text import collection as shelf
+from charlm.text import gutenberg
+from charlm.text import http as fetch
 
 
 @click.command(help=__doc__)

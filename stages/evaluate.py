@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 
 from charlm import evaluation, sources
-from charlm.checkpoint import load_checkpoint
-from charlm.corpus import load_tokens, pair_counts
 from charlm.files import whole, write_text
-from charlm.vocabulary import Vocabulary
+from charlm.models.checkpoint import load_checkpoint
+from charlm.text.corpus import load_tokens, pair_counts
+from charlm.text.vocabulary import Vocabulary
 
 
 @click.command(help=__doc__)

@@ -6,9 +6,9 @@ import click
 
 from charlm import sources
 from charlm.config import load_params
-from charlm.corpus import save_tokens, split
 from charlm.files import read_text, write_text
-from charlm.vocabulary import Vocabulary
+from charlm.text.corpus import save_tokens, split
+from charlm.text.vocabulary import Vocabulary
 
 
 @click.command(help=__doc__)

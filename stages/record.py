@@ -10,7 +10,7 @@ import click
 from charlm import sources, summary
 from charlm.config import PARAMS_FILE, flatten, load_params, project_root
 from charlm.files import sha256, write_text
-from charlm.provenance import Origin
+from charlm.provenance.code import Origin
 from charlm.results import Results
 from charlm.tracking.record import record
 from charlm.tracking.store import RECORD_LATER, Store, enabled

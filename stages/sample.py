@@ -5,13 +5,13 @@ from pathlib import Path
 import click
 
 from charlm import sources
-from charlm.checkpoint import load_checkpoint
 from charlm.config import load_params
 from charlm.files import write_text
-from charlm.models import MODELS
-from charlm.sampling import sample
-from charlm.seeding import seeded_generator
-from charlm.vocabulary import Vocabulary
+from charlm.models.bigram import MODELS
+from charlm.models.checkpoint import load_checkpoint
+from charlm.models.sampling import sample
+from charlm.random import seeded_generator
+from charlm.text.vocabulary import Vocabulary
 
 
 @click.command(help=__doc__)

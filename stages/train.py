@@ -13,16 +13,18 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-from charlm import distributed, history, sources
-from charlm.checkpoint import save_checkpoint
+from charlm import sources
 from charlm.config import Params, TrainParams, flatten, load_params, project_root
-from charlm.corpus import load_tokens
 from charlm.files import sha256, write_text
-from charlm.models import MODELS
-from charlm.seeding import seeded_generator
+from charlm.models.bigram import MODELS
+from charlm.models.checkpoint import save_checkpoint
+from charlm.random import seeded_generator
+from charlm.text.corpus import load_tokens
+from charlm.text.vocabulary import Vocabulary
 from charlm.tracking.live import LiveRun, live_run
-from charlm.training import DTYPES, resolve_device, train
-from charlm.vocabulary import Vocabulary
+from charlm.training import history
+from charlm.training import processes as distributed
+from charlm.training.loop import DTYPES, resolve_device, train
 
 
 @click.command(help=__doc__)

@@ -16,14 +16,14 @@ import pytest
 from filelock import FileLock
 from ruamel.yaml import YAML
 
-from charlm.checkpoint import save_checkpoint
 from charlm.files import sha256
-from charlm.history import Point
-from charlm.models import BigramLanguageModel
-from charlm.seeding import seeded_generator
-from charlm.tracking.model import Trained
+from charlm.models.bigram import BigramLanguageModel
+from charlm.models.checkpoint import save_checkpoint
+from charlm.random import seeded_generator
+from charlm.text.vocabulary import Vocabulary
+from charlm.tracking.logged_model import Trained
 from charlm.tracking.record import Content, Part
-from charlm.vocabulary import Vocabulary
+from charlm.training.history import Point
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIRROR = PROJECT.parent / "shared" / "gutenberg"

@@ -23,12 +23,12 @@ from mlflow import MlflowClient
 from torch.distributed import HashStore
 
 from charlm.config import TrainParams
-from charlm.corpus import Tokens
-from charlm.distributed import JoinError, LauncherError, Processes, SharedDeviceError, relaunch, shared
-from charlm.history import to_csv
-from charlm.models import BigramLanguageModel
-from charlm.seeding import seeded_generator
-from charlm.training import DTYPES, train
+from charlm.models.bigram import BigramLanguageModel
+from charlm.random import seeded_generator
+from charlm.text.corpus import Tokens
+from charlm.training.history import to_csv
+from charlm.training.loop import DTYPES, train
+from charlm.training.processes import JoinError, LauncherError, Processes, SharedDeviceError, relaunch, shared
 from tests.trainings import only_run, set_train
 
 TRAIN = (sys.executable, "-m", "stages.train", "data/prepare", "out")
@@ -256,7 +256,7 @@ def test_launcher_of_another_kind_is_told(project: Path, run: Callable[..., Any]
 def test_process_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("charlm.distributed.START_TIMEOUT", timedelta(0))
+    monkeypatch.setattr("charlm.training.processes.START_TIMEOUT", timedelta(0))
     store = HashStore()
     store.set("agreed/1", "{}")
     with pytest.raises(

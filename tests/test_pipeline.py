@@ -15,7 +15,7 @@ from mlflow.entities import Run as MlflowRun
 
 from charlm.config import flatten, load_params
 from charlm.files import sha256
-from charlm.history import from_csv
+from charlm.training.history import from_csv
 
 ARTIFACTS = {
     "checkpoint/model.safetensors",

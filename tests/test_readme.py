@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from charlm import gutenberg
 from charlm.config import load_params
-from charlm.corpus import split
-from charlm.models import BigramLanguageModel
-from charlm.seeding import seeded_generator
+from charlm.models.bigram import BigramLanguageModel
+from charlm.random import seeded_generator
 from charlm.summary import EXPLANATIONS
-from charlm.training import train
-from charlm.vocabulary import Vocabulary
+from charlm.text import gutenberg
+from charlm.text.corpus import split
+from charlm.text.vocabulary import Vocabulary
+from charlm.training.loop import train
 
 PROJECT = Path(__file__).resolve().parent.parent
 README = (PROJECT / "README.md").read_text()

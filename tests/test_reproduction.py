@@ -199,7 +199,7 @@ def test_result_that_differs_is_told_by_file_stage_and_first_weight(recorded: Pa
 def verify(project: Path, run: Run, *, code: int = 1) -> str:
     """What `make verify` tells of what is committed in `project`."""
     run(project, "git", "commit", "--quiet", "--all", "--message=A change")
-    return str(run(project, sys.executable, "-m", "charlm.reproduction", code=code).stderr)
+    return str(run(project, sys.executable, "-m", "charlm.provenance.reproduction", code=code).stderr)
 
 
 def edit(path: Path, old: str, new: str) -> None:

@@ -31,11 +31,11 @@ from mlflow.entities import Run as MlflowRun
 from ruamel.yaml import YAML
 
 from charlm.cli import main
-from charlm.history import from_csv
-from charlm.provenance import Origin
+from charlm.provenance.code import Origin
 from charlm.tracking.live import live_run
 from charlm.tracking.record import Content, record
 from charlm.tracking.store import Store, TrackingError
+from charlm.training.history import from_csv
 
 pytestmark = pytest.mark.xdist_group("one PostgreSQL and its server")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from charlm.tracking.model import CODE
+from charlm.tracking.logged_model import CODE
 
 PROJECT = Path(__file__).resolve().parent.parent
 STAGES: dict[str, Any] = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]

@@ -12,10 +12,10 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
 from charlm.files import sha256
-from charlm.history import Point
-from charlm.provenance import Origin
-from charlm.tracking.entries import as_metrics, as_params, curve, log_bytes
+from charlm.provenance.code import Origin
+from charlm.tracking.entities import as_metrics, as_params, curve, log_bytes
 from charlm.tracking.store import BATCH, CHECKPOINT_TAG, NOTE_TAG, Store, enabled, failures, reason, telling
+from charlm.training.history import Point
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric

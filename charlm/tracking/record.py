@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 
 from charlm.config import is_pattern, shown_source
 from charlm.files import sha256
-from charlm.history import Point
-from charlm.provenance import EXPERIMENT_TAG, NAMES, Origin
-from charlm.tracking.entries import as_metrics, as_params, curve, log_bytes
-from charlm.tracking.model import Trained, complete_model
+from charlm.provenance.code import EXPERIMENT_TAG, NAMES, Origin
+from charlm.tracking.entities import as_metrics, as_params, curve, log_bytes
+from charlm.tracking.logged_model import Trained, complete_model
 from charlm.tracking.store import ABANDONED_TAG, BATCH, CHECKPOINT_TAG, NOTE_TAG, RESULTS_TAG, Store, telling
-from charlm.tracking.view import give_view
+from charlm.tracking.ui_view import give_view
+from charlm.training.history import Point
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from charlm.errors import CharlmError
-from charlm.tracking.model import NAME, models_of
+from charlm.tracking.logged_model import NAME, models_of
 from charlm.tracking.runs import find_run
 from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, reason, shown, telling
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charlm.errors import CharlmError
-from charlm.provenance import COMMIT_TAG
+from charlm.provenance.code import COMMIT_TAG
 from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, shown, telling
 
 if TYPE_CHECKING:

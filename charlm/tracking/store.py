@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from charlm import provenance
 from charlm.errors import CharlmError
+from charlm.provenance import code as provenance
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

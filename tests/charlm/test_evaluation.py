@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
-from charlm.corpus import pair_counts
 from charlm.evaluation import evaluate, figures, mean_loss, next_char_rows, references, to_json
-from charlm.models import BigramLanguageModel
-from charlm.seeding import seeded_generator
+from charlm.models.bigram import BigramLanguageModel
+from charlm.random import seeded_generator
+from charlm.text.corpus import pair_counts
 
 V = 5
 TOKENS = st.lists(st.integers(0, V - 1), min_size=2, max_size=80).map(lambda tokens: np.array(tokens, dtype=np.uint8))

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from charlm.history import Point
-from charlm.provenance import process
+from charlm.provenance.code import process
 from charlm.tracking.live import live_run
 from charlm.tracking.store import Store
+from charlm.training.history import Point
 
 
 def test_more_metrics_than_one_call_takes_all_arrive(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mlflow.entities import Metric, Param
 
-from charlm.provenance import Origin, process
+from charlm.provenance.code import Origin, process
 from charlm.tracking.record import is_recorded, record
 from charlm.tracking.store import Store
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from charlm.history import Point
-from charlm.provenance import Origin
+from charlm.provenance.code import Origin
 from charlm.tracking.live import live_run
 from charlm.tracking.record import record
 from charlm.tracking.store import Store, TrackingError, shown
+from charlm.training.history import Point
 
 PROJECT = Path(__file__).resolve().parents[3]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, event
 
-from charlm.history import Point
-from charlm.provenance import Origin
+from charlm.provenance.code import Origin
 from charlm.tracking.live import live_run
 from charlm.tracking.record import Content, record
 from charlm.tracking.store import Store
+from charlm.training.history import Point
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import json
 
-from charlm.tracking import view
+from charlm.tracking import ui_view as view
 
 
 def test_tag_is_an_envelope_of_the_state_that_mlflow_takes_and_the_same_every_time() -> None:

@@ -5,10 +5,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from charlm.models import BigramLanguageModel
-from charlm.sampling import PromptError, sample
-from charlm.seeding import seeded_generator
-from charlm.vocabulary import Vocabulary
+from charlm.models.bigram import BigramLanguageModel
+from charlm.models.sampling import PromptError, sample
+from charlm.random import seeded_generator
+from charlm.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.from_text("\n abcdé")
 

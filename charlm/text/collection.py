@@ -2,7 +2,7 @@
 
 What is fetched is kept as it was served, one file a source, and not fetched again because another text failed or the
 list grew. Files of one's own are read where they are. At any time one text is in memory, not all.
-`charlm.gutenberg` knows what a single source is, and `charlm.fetch` how to ask for it.
+`charlm.text.gutenberg` knows what a single source is, and `charlm.text.http` how to ask for it.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import click
 from filelock import FileLock, Timeout
 
-from charlm import gutenberg
 from charlm.config import is_pattern
 from charlm.errors import CharlmError
 from charlm.files import whole
+from charlm.text import gutenberg
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -14,10 +14,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from charlm.checkout import check_out, md5, outputs, place, require, run
 from charlm.config import PARAMS_FILE, flatten, load_params
 from charlm.errors import CharlmError
-from charlm.provenance import Origin
+from charlm.provenance.code import Origin
+from charlm.provenance.repository import check_out, md5, outputs, place, require, run
 from charlm.results import Results
 from charlm.summary import markdown
 from charlm.tracking.record import Content, is_recorded, record

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.errors import CharlmError
-from charlm.gutenberg import (
+from charlm.text.gutenberg import (
     BoilerplateError,
     DigestError,
     RouteError,
@@ -508,7 +508,7 @@ def test_every_error_is_one_that_the_command_line_shows_without_a_traceback() ->
 
 
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:
-    program = "import sys, charlm.gutenberg; print({'httpx', 'rich', 'torch', 'mlflow', 'dvc'} & set(sys.modules))"
+    program = "import sys, charlm.text.gutenberg; print({'httpx', 'rich', 'torch', 'mlflow', 'dvc'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"
 

@@ -14,8 +14,8 @@ from safetensors.torch import save
 
 from charlm.errors import CharlmError
 from charlm.files import whole
-from charlm.models import MODELS, BigramLanguageModel
-from charlm.vocabulary import Vocabulary
+from charlm.models.bigram import MODELS, BigramLanguageModel
+from charlm.text.vocabulary import Vocabulary
 
 METADATA_KEY = "charlm"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charlm.history import Point
+from charlm.training.history import Point
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

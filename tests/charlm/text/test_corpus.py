@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.corpus import (
+from charlm.text.corpus import (
     SplitTooShortError,
     TextTooShortError,
     batches,

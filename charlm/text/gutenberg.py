@@ -15,8 +15,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from charlm import fetch
 from charlm.errors import CharlmError
+from charlm.text import http as fetch
 
 SITES = ("https://www.gutenberg.org", "https://gutenberg.pglaf.org")
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.history import Point, from_csv, to_csv
+from charlm.training.history import Point, from_csv, to_csv
 
 LOSSES = st.floats(0, 1e6)
 POINTS = st.builds(Point, st.integers(0, 10**9), LOSSES, LOSSES, st.none() | LOSSES)

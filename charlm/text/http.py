@@ -1,6 +1,6 @@
 """Download one file over HTTP: one polite GET, few retries, never from https down to http.
 
-It knows nothing of books: `charlm.gutenberg` decides which addresses to ask and what to make of the bytes.
+It knows nothing of books: `charlm.text.gutenberg` decides which addresses to ask and what to make of the bytes.
 It does not resume, does not cache, and sets no limit to the whole time of a download that keeps moving.
 The file appears whole or not at all, as in pooch (https://www.fatiando.org/pooch). Requests to one address, and with
 `Turns` to one host, are 2 s or more apart, as https://www.gutenberg.org/policy/robot_access.html asks; a redirect is

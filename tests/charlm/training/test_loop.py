@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from charlm.config import TrainParams
-from charlm.corpus import SplitTooShortError, batches, pair_counts
 from charlm.evaluation import mean_loss, references
-from charlm.history import Point, to_csv
-from charlm.models import BigramLanguageModel
-from charlm.seeding import seeded_generator
-from charlm.training import DTYPES, DeviceError, DivergedError, resolve_device, train
+from charlm.models.bigram import BigramLanguageModel
+from charlm.random import seeded_generator
+from charlm.text.corpus import SplitTooShortError, batches, pair_counts
+from charlm.training.history import Point, to_csv
+from charlm.training.loop import DTYPES, DeviceError, DivergedError, resolve_device, train
 
 V = 7
 TOKENS = np.random.default_rng(0).choice(V, 500, p=[0.4, 0.25, 0.15, 0.1, 0.05, 0.04, 0.01]).astype(np.uint8)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from charlm.models import BigramLanguageModel
-from charlm.seeding import Purpose, seeded_generator
+from charlm.models.bigram import BigramLanguageModel
+from charlm.random import Purpose, seeded_generator
 
 V = 5
 DRAWS = 20_000

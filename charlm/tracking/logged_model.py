@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charlm.provenance import is_gone, process
-from charlm.tracking.entries import as_params
+from charlm.provenance.code import is_gone, process
+from charlm.tracking.entities import as_params
 from charlm.tracking.store import PROCESS_TAG
 
 if TYPE_CHECKING:

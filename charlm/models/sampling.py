@@ -3,9 +3,9 @@
 import torch
 
 from charlm.errors import CharlmError
-from charlm.models import BigramLanguageModel
-from charlm.seeding import seeded_generator
-from charlm.vocabulary import UnknownCharacterError, Vocabulary
+from charlm.models.bigram import BigramLanguageModel
+from charlm.random import seeded_generator
+from charlm.text.vocabulary import UnknownCharacterError, Vocabulary
 
 
 class PromptError(CharlmError):

@@ -16,9 +16,9 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm import gutenberg
-from charlm.fetch import Turns
-from charlm.shelf import MissingFilesError, ShelfDigestError, ShelfError, expand, join, require_all, write
+from charlm.text import gutenberg
+from charlm.text.collection import MissingFilesError, ShelfDigestError, ShelfError, expand, join, require_all, write
+from charlm.text.http import Turns
 
 HEADER = "*** START OF THE PROJECT GUTENBERG EBOOK IT ***\n\n"
 FOOTER = "\n*** END OF THE PROJECT GUTENBERG EBOOK IT ***\n"
@@ -308,8 +308,8 @@ def test_two_processes_ask_once_for_a_text(shelf: Shelf, server: Server, monkeyp
     """Two workers of DVC's queue used to fetch all texts each, side by side."""
     server.texts |= {"/a": "A\n", "/b": "B\n"}
     told: Queue[str] = Queue()
-    monkeypatch.setattr("charlm.shelf._QUICK", 0.0)
-    monkeypatch.setattr("charlm.shelf.click.echo", lambda message, **_: told.put(message))
+    monkeypatch.setattr("charlm.text.collection._QUICK", 0.0)
+    monkeypatch.setattr("charlm.text.collection.click.echo", lambda message, **_: told.put(message))
     shelf.kept.mkdir()
     with ThreadPoolExecutor() as pool:
         with FileLock(shelf.kept / ".lock"):
@@ -328,7 +328,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
     def slow(seconds: float) -> None:
         ticks = count()
-        monkeypatch.setattr("charlm.shelf.time.monotonic", lambda: next(ticks) * seconds)
+        monkeypatch.setattr("charlm.text.collection.time.monotonic", lambda: next(ticks) * seconds)
 
     return slow
 

@@ -13,12 +13,12 @@ from torch.nn import functional as F  # noqa: N812 the name that PyTorch's own d
 from torch.optim.adamw import adamw
 
 from charlm.config import TrainParams
-from charlm.corpus import Tokens, batches, pair_counts, require_block
-from charlm.distributed import Processes
 from charlm.errors import CharlmError
 from charlm.evaluation import LARGEST_LOSS, mean_loss
-from charlm.history import Point
-from charlm.models import BigramLanguageModel
+from charlm.models.bigram import BigramLanguageModel
+from charlm.text.corpus import Tokens, batches, pair_counts, require_block
+from charlm.training.history import Point
+from charlm.training.processes import Processes
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from charlm.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from charlm.files import sha256
-from charlm.models import BigramLanguageModel
-from charlm.seeding import seeded_generator
-from charlm.vocabulary import Vocabulary
+from charlm.models.bigram import BigramLanguageModel
+from charlm.models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from charlm.random import seeded_generator
+from charlm.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary("ab")
 WEIGHT = "token_embedding_table.weight"
@@ -78,9 +78,9 @@ def test_bytes_are_the_same_in_every_process(path: Path, run: Callable[..., Any]
     save_checkpoint(path, random_model(), "bigram", VOCABULARY)
     script = (
         "from pathlib import Path\n"
-        "from charlm.checkpoint import *\n"
+        "from charlm.models.checkpoint import *\n"
         "from charlm.files import sha256\n"
-        "from charlm.seeding import seeded_generator\n"
+        "from charlm.random import seeded_generator\n"
         "for _ in range(5):\n"
         "    model = BigramLanguageModel(2, generator=seeded_generator(1, 'weights'))\n"
         "    save_checkpoint(Path('again'), model, 'bigram', Vocabulary('ab'))\n"

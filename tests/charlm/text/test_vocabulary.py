@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.vocabulary import UnknownCharacterError, Vocabulary, VocabularyFormatError
+from charlm.text.vocabulary import UnknownCharacterError, Vocabulary, VocabularyFormatError
 
 SMALL = Vocabulary.from_text("a cab\n")
 

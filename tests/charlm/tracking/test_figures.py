@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from charlm import plots
 from charlm.evaluation import next_char_rows
-from charlm.history import Point
-from charlm.models import BigramLanguageModel
-from charlm.seeding import seeded_generator
+from charlm.models.bigram import BigramLanguageModel
+from charlm.random import seeded_generator
 from charlm.summary import EXPLANATIONS
-from charlm.vocabulary import Vocabulary
+from charlm.text.vocabulary import Vocabulary
+from charlm.tracking import figures as plots
+from charlm.training.history import Point
 
 POINTS = [Point(0, 4.8, 4.9, None), Point(100, 4.7, 4.75, 4.6), Point(150, 4.5, 4.55, 4.4)]
 REFERENCES = {"uniform": 4.382027, "unigram": 3.144907, "bigram_counts": 2.483704, "bigram_floor": 2.419766}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from charlm.provenance import Environment, Origin, is_gone, patch, process
+from charlm.provenance.code import Environment, Origin, is_gone, patch, process
 
 HERE = Environment("3.11.7", "Linux", "AVX2", 2, {"charlm": "0.1.0", "numpy": "2.4.6", "torch": "2.13.0"})
 

@@ -2,7 +2,7 @@
 
 The commit is checked out into a temporary clone, which leaves the working tree, its lock and its data alone, and
 DVC runs the stages there with tracking off. Results are compared by the digests that DVC keeps in dvc.lock.
-`python -m charlm.reproduction` does it for the committed result (`make verify`), `charlm reproduce` for an MLflow run.
+`make verify` does it for the committed result, `charlm reproduce` for an MLflow run.
 """
 
 import json
@@ -23,10 +23,19 @@ from numpy.typing import NDArray
 from packaging.utils import canonicalize_name
 from safetensors.numpy import load_file
 
-from charlm.checkout import CheckoutError, cache_folder, check_out, environment, outputs, place, require, run
 from charlm.config import project_root
 from charlm.errors import CharlmError
-from charlm.provenance import Environment
+from charlm.provenance.code import Environment
+from charlm.provenance.repository import (
+    CheckoutError,
+    cache_folder,
+    check_out,
+    environment,
+    outputs,
+    place,
+    require,
+    run,
+)
 
 BOOK = "data/download/book.txt"
 MADE_AGAIN = ("prepare", "train", "evaluate", "sample")

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.fetch import BusyError, Limits, RefusedError, download, pause, redirect, retry_after
+from charlm.text.http import BusyError, Limits, RefusedError, download, pause, redirect, retry_after
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -23,8 +23,8 @@ class CharacterModel(PythonModel):
         """Load checkpoint and vocabulary from the model's artifacts."""
         from pathlib import Path
 
-        from charlm.checkpoint import load_checkpoint
-        from charlm.vocabulary import Vocabulary
+        from charlm.models.checkpoint import load_checkpoint
+        from charlm.text.vocabulary import Vocabulary
 
         checkpoint, vocabulary = (Path(context.artifacts[name]) for name in ("checkpoint", "vocabulary"))
         self.vocabulary = Vocabulary.from_json(vocabulary.read_text(encoding="utf-8"))
@@ -41,7 +41,7 @@ class CharacterModel(PythonModel):
         Raises MlflowException, which a server answers as 400, for a prompt or a parameter that cannot be used.
         """
         from charlm.errors import CharlmError
-        from charlm.sampling import sample
+        from charlm.models.sampling import sample
 
         settings = _checked(len(model_input), params or {})
         try:

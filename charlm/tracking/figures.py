@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from charlm.history import Point
+from charlm.training.history import Point
 
 REFERENCE_STYLES = {"uniform": ":", "unigram": "-.", "bigram_counts": "--", "bigram_floor": "-"}
 _LARGEST_SIDE = 40.0  # inches: the squares of 250 characters

@@ -1,0 +1,1 @@
+"""Where a result comes from: the code's version, the environment, the repository, and the proof."""

@@ -1,0 +1,1 @@
+"""From an address to tokens, and what counting makes of them; no model, no torch."""
