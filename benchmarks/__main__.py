@@ -20,7 +20,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from benchmarks import page
 from benchmarks.scale import QUICK, Scale
 from charlm.config import project_root
-from charlm.files import whole, write_text
+from charlm.files import atomic_write, write_text
 from charlm.provenance import repository as checkout
 from charlm.provenance.code import Environment
 
@@ -174,7 +174,7 @@ def _write(root: Path, out: Path | None) -> None:
     }
     for name, figure in pictures.items():
         if figure is not None:
-            with whole(out / f"images/{name}.png") as path:
+            with atomic_write(out / f"images/{name}.png") as path:
                 figure.savefig(path, dpi=100)
 
 

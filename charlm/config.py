@@ -1,22 +1,29 @@
-"""params.yaml as frozen, typed models, checked as a whole; and the folder that the project lives in.
+"""params.yaml as frozen, typed models, checked as a whole; the registry of models; and the project's folder.
 
-It is not where tracking is set up: MLflow's address and experiment are environment variables, MLflow's own,
-for a renamed experiment must not retrain. The file is read as YAML 1.2, as DVC reads it: PyYAML (YAML 1.1)
-takes `3e-4` for a string and `no` for false.
+Tracking is not set up here: MLflow's address and experiment are environment variables, MLflow's own, for a renamed
+experiment must not retrain. The file is read as YAML 1.2, as DVC reads it: PyYAML (YAML 1.1) takes `3e-4` for a
+string and `no` for false.
 """
 
 import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, indented
 
 PARAMS_FILE = "params.yaml"
 
@@ -24,18 +31,16 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+WholeNumber = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # MLflow's largest integer
 
 
-def _checked_source(value: object) -> object:
-    """`value` if it is a text or a list of them: of a union pydantic itself tells a complaint for each of its kinds."""
+def _as_sources(value: object) -> object:
+    """One text, or a list of them, as a list; pydantic's own union would report a problem for each of its types."""
     texts = value if isinstance(value, list) else [value]
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise PydanticCustomError("source", "some text, or a list of one or more")
-    return value
-
-
-Source = Annotated[str | list[str], BeforeValidator(_checked_source)]
+    return texts
 
 
 class Section(BaseModel):
@@ -45,17 +50,55 @@ class Section(BaseModel):
 
 
 class DataParams(Section):
-    """Which text to learn from, and how much of it trains."""
+    """Which texts to learn from, and how much of them trains."""
 
-    source: Source
+    source: Annotated[list[str], BeforeValidator(_as_sources)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
     train_fraction: Fraction
 
 
-class ModelParams(Section):
-    """Which model to train."""
+class Registered(NamedTuple):
+    """A model by the name that params.yaml gives it: its settings, and where its classes are, below charlm.models."""
 
-    name: Literal["bigram"]
+    settings: type[Section]
+    trainable: str
+    """`module:class` of the LanguageModel that learns."""
+    predictor: str
+    """`module:class` of what a checkpoint is loaded as."""
+
+
+MODELS = {
+    "bigram": Registered(Section, "bigram:BigramLanguageModel", "table:BigramTable"),
+}
+"""The registry. A model is an entry here, a file in charlm/models/ and a section in params.yaml."""
+
+_Sections: Any = create_model(
+    "_Sections", __base__=Section, **{name: (model.settings | None, None) for name, model in MODELS.items()}
+)
+
+
+def _registered(name: str) -> str:
+    if name not in MODELS:
+        raise PydanticCustomError("model", f"{' or '.join(difflib.get_close_matches(name, MODELS, n=1) or MODELS)}")
+    return name
+
+
+class ModelParams(_Sections):  # type: ignore[misc]  # it has a field for each entry of MODELS
+    """Which model to train, and the settings of each that the file has a section for."""
+
+    name: Annotated[str, AfterValidator(_registered)]
+
+    @model_validator(mode="after")
+    def _require_settings(self) -> "ModelParams":
+        if getattr(self, self.name) is None:
+            raise PydanticCustomError("no_settings", f"{self.name}: missing, the section of model.name")
+        return self
+
+    @property
+    def settings(self) -> Section:
+        """Those of the model that `name` names."""
+        settings: Section = getattr(self, self.name)
+        return settings
 
 
 class TrainParams(Section):
@@ -64,10 +107,15 @@ class TrainParams(Section):
     seed: Seed
     block_size: Count
     batch_size: Count
+    gradient_accumulation_steps: Count
     max_iters: Count
     learning_rate: Positive
     weight_decay: NotNegative
+    warmup_iters: WholeNumber
+    schedule: Literal["constant", "cosine", "linear"]
+    grad_clip: Positive | None
     eval_interval: Count
+    eval_iters: Count
     device: Literal["auto", "cpu", "cuda", "mps"]
     dtype: Literal["float64", "float32"]
 
@@ -93,17 +141,9 @@ class Params(Section):
 class ParamsError(CharlmError):
     """params.yaml cannot be used; the message lists every problem in it."""
 
-    def __init__(self, where: str, problems: list[str]) -> None:
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = "".join(f"\n  {problem}" for problem in problems)
-        super().__init__(f"{where} has {count}:{lines}\nMend the file, then run again.")
-
-
-class NoProjectError(CharlmError):
-    """The current folder is in no project."""
-
-    def __init__(self, here: Path) -> None:
-        super().__init__(f"No dvc.yaml in {here} or above it.\nGo to the folder of the project, then run this again.")
+        super().__init__(f"{where} has {count}:{indented(problems)}", fix="Fix the file, then run again.")
 
 
 def project_root() -> Path:
@@ -111,7 +151,7 @@ def project_root() -> Path:
 
     DVC names it in DVC_ROOT for every stage, and inside `dvc exp run --temp` and the queue's workers it is the
     repository that the experiment was started from, not the temporary folder. Elsewhere it is the current folder or the
-    nearest one above it that holds a dvc.yaml; NoProjectError if none does.
+    nearest one above it with a dvc.yaml; CharlmError if there is none.
     """
     if root := os.environ.get("DVC_ROOT"):
         return Path(root)
@@ -119,7 +159,9 @@ def project_root() -> Path:
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file():
             return folder
-    raise NoProjectError(here)
+    raise CharlmError(
+        f"No dvc.yaml in {here} or above it.", fix="Go to the folder of the project, then run this again."
+    )
 
 
 def load_params(path: Path = Path(PARAMS_FILE)) -> Params:
@@ -127,6 +169,9 @@ def load_params(path: Path = Path(PARAMS_FILE)) -> Params:
 
     Raises ParamsError for a file that is not there, is not YAML, or has any wrong, missing or unknown key.
     """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
     try:
         content = YAML(typ="safe", pure=True).load(path.read_bytes())
     except OSError as err:
@@ -150,16 +195,27 @@ def parse_params(content: object, where: str) -> Params:
         raise ParamsError(where, [_problem(error) for error in err.errors()]) from err
 
 
-def flatten(**sections: Section) -> dict[str, Any]:
-    """Every parameter of `sections` by its dotted key: `train.learning_rate`, as DVC and MLflow show it."""
-    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section}
+def flatten(params: Params, *sections: str) -> dict[str, Any]:
+    """Every parameter of these sections, or of all, by dotted key as DVC and MLflow show it: `train.learning_rate`.
+
+    Of the sections of `model` only that of the model it names; a single `data.source` is that text.
+    """
+    values = {
+        f"{section}.{key}": value
+        for section in sections or Params.model_fields
+        for key, value in getattr(params, section)
+        if section != "model" or key == "name"
+    }
+    if "model.name" in values:
+        values |= {f"model.{params.model.name}.{key}": value for key, value in params.model.settings}
+    if len(values.get("data.source", [])) == 1:
+        values["data.source"] = params.data.source[0]
+    return values
 
 
-def shown_source(source: str | Sequence[str]) -> str:
-    """`data.source` in few words: itself, or how many texts it lists."""
-    if isinstance(source, str):
-        return source
-    return f"{len(source)} texts" if len(source) > 1 else source[0]
+def short_source(sources: Sequence[str]) -> str:
+    """`data.source` in few words: the only one itself, or how many there are."""
+    return sources[0] if len(sources) == 1 else f"{len(sources)} texts"
 
 
 def is_pattern(source: str) -> bool:
@@ -169,25 +225,28 @@ def is_pattern(source: str) -> bool:
 
 def _problem(error: Any) -> str:
     """One line for one of pydantic's errors: the key, what was found, what was expected."""
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(name) for name in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key{_suggestion(error['loc'])}"
     if error["type"] == "missing":
         return f"{key}: missing"
-    plainly = {
+    if error["type"] == "no_settings":
+        return f"{key}.{error['msg']}"
+    plain = {
         "string_too_short": "some text",
         "string_pattern_mismatch": "64 hexadecimal digits in lower case, or null",
         "model_type": "a section of keys",
         "invalid_key": "a key that is text",
     }
-    expected = plainly.get(error["type"]) or error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    expected = plain.get(error["type"]) or error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     return f"{key}: found {error['input']!r}, expected {expected}"
 
 
 def _suggestion(location: tuple[int | str, ...]) -> str:
-    """The known name nearest to the last part of `location`, for an unknown key in a section or at the top."""
-    model: Any = Params
-    for part in location[:-1]:
-        model = model.model_fields[part].annotation
-    near = difflib.get_close_matches(str(location[-1]), model.model_fields, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(model.model_fields)}"
+    """The known name nearest to the last of `location`, for an unknown key in a section or at the top."""
+    section: Any = Params
+    for name in location[:-1]:
+        section = MODELS[str(name)].settings if section is ModelParams else section.model_fields[name].annotation
+    known = list(section.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(known) or 'no key'}"

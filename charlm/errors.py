@@ -4,11 +4,22 @@ It is a `click.ClickException`, so a stage or the command line shows the text al
 and exits with `exit_code`. Faults of the code itself are plain assertions and stay tracebacks.
 """
 
+from collections.abc import Iterable
+
 import click
 
 
 class CharlmError(click.ClickException):
-    """Something that the user can put right; each subclass builds its own message.
+    """Something that the user can put right: what was `found` and where, what was `expected`, what `fix` to make.
 
-    The message says what was found, what was expected, where, and what to do next.
+    A subclass exists where code catches it, or where its exit code differs.
     """
+
+    def __init__(self, found: str, expected: str = "", fix: str = "") -> None:
+        self.found = found
+        super().__init__("\n".join(line for line in (found, expected, fix) if line))
+
+
+def indented(lines: Iterable[str]) -> str:
+    """Each of `lines` on a line of its own, indented, for the list in a message."""
+    return "".join(f"\n  {line}" for line in lines)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, their digests, and texts of any size read block by block."""
+"""Files that appear complete or not at all, their digests, and texts of any size read block by block."""
 
 import codecs
 import hashlib
@@ -11,7 +11,7 @@ BLOCK = 2**16
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place when the block ends well.
 
     When the block raises, the temporary file is removed and whatever stood at `path` stays as it was.
@@ -26,7 +26,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, line ends as they are, whole or not at all."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from charlm.config import load_params, project_root, shown_source
+from charlm.config import load_params, project_root, short_source
 from charlm.results import Results
 
 EXPLANATIONS = {
@@ -34,7 +34,7 @@ def markdown(results: Results, params: Mapping[str, Any]) -> str:
     """The description of a run: what was trained, on which text, and how well."""
     metrics = results.read_metrics()
     table = "\n".join(f"| {name} | {loss:.4f} | {meaning} |" for name, loss, meaning in rows(metrics))
-    test, source = metrics["test"], shown_source(params["data.source"])
+    test, source = metrics["test"], short_source(params["data.source"])
     return (
         f"**{params['model.name']}** on {source}: test loss **{test['loss']:.4f}** nats per character "
         f"({test['bits_per_char']:.4f} bits, perplexity {test['perplexity']:.2f}).\n\n"
@@ -54,7 +54,7 @@ def main() -> None:
     results = Results(project_root() / "data")
     console = Console(highlight=False, emoji=False)
     table = Table(
-        "", "nats per character", "", title=escape(f"{params.model.name} on {shown_source(params.data.source)}")
+        "", "nats per character", "", title=escape(f"{params.model.name} on {short_source(params.data.source)}")
     )
     for name, loss, meaning in rows(results.read_metrics()):
         table.add_row(name, f"{loss:.4f}", meaning, style="bold" if name == "test loss" else None)

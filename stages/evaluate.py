@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from charlm import evaluation, sources
-from charlm.files import whole, write_text
+from charlm.files import atomic_write, write_text
 from charlm.models.checkpoint import load_checkpoint
 from charlm.text.corpus import load_tokens, pair_counts
 from charlm.text.vocabulary import Vocabulary
@@ -22,7 +22,7 @@ def main(prepare: Path, train: Path, out: Path) -> None:
     model = load_checkpoint(train / "model.safetensors", vocabulary)
     counts = [pair_counts(load_tokens(prepare / f"{part}.npy"), len(vocabulary)) for part in ("train", "test")]
     write_text(out / "metrics.json", evaluation.to_json(evaluation.evaluate(model, *counts)))
-    with whole(out / "next_char.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(out / "next_char.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
         rows = evaluation.next_char_rows(model, counts[0], vocabulary.labels)
         csv.writer(file, lineterminator="\n").writerows(rows)
     sources.require_unchanged(code)

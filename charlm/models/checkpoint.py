@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from charlm.errors import CharlmError
-from charlm.files import whole
+from charlm.files import atomic_write
 from charlm.models.bigram import MODELS, BigramLanguageModel
 from charlm.text.vocabulary import Vocabulary
 
@@ -35,7 +35,7 @@ def save_checkpoint(path: Path, model: BigramLanguageModel, name: str, vocabular
         "vocabulary_sha256": vocabulary.digest,
     }
     weights = {key: value.float().cpu().contiguous() for key, value in model.state_dict().items()}
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(save(weights, {METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
 
 

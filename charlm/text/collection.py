@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from charlm.config import is_pattern
 from charlm.errors import CharlmError
-from charlm.files import whole
+from charlm.files import atomic_write
 from charlm.text import gutenberg
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def write(
 
     Raises ShelfError, after all were tried, when some did not come, and ShelfDigestError.
     """
-    with _alone(kept) if any(map(_is_fetched, sources)) else nullcontext(), whole(to) as part:
+    with _alone(kept) if any(map(_is_fetched, sources)) else nullcontext(), atomic_write(to) as part:
         found, characters = join(_texts(sources, serve, kept), part)
         if sha256 not in (None, found):
             raise ShelfDigestError(found, str(sha256), characters, kept)
@@ -188,7 +188,7 @@ def _text(source: str, serve: Callable[[str], tuple[str, bytes]], kept: Path) ->
     name, served = serve(source)
     text = from_served(served, name=name)
     if "://" in name:
-        with whole(copy) as temporary:
+        with atomic_write(copy) as temporary:
             temporary.write_bytes(served)
     return text
 

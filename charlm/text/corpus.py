@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.errors import CharlmError
-from charlm.files import whole
+from charlm.files import atomic_write
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +83,7 @@ def save_tokens(sizes: Mapping[Path, int], dtype: np.dtype[Any], blocks: Iterabl
 def _array_file(path: Path, size: int, dtype: np.dtype[Any]) -> Iterator[BinaryIO]:
     """A file that is to be `path`, with the header of an array of shape (size,), for its elements to be written."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (size,)}
-    with whole(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         yield file
 

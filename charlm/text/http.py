@@ -124,7 +124,7 @@ def download(url: str, to: Path, *, limits: Limits = LIMITS, sleep: Callable[[fl
     with client:
         for attempt in range(1, limits.attempts + 1):
             try:
-                with files.whole(to) as part:
+                with files.atomic_write(to) as part:
                     _get(client, url, part, limits)
                 return
             except BusyError as busy:

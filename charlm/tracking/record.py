@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from charlm.config import is_pattern, shown_source
+from charlm.config import is_pattern, short_source
 from charlm.files import sha256
 from charlm.provenance.code import EXPERIMENT_TAG, NAMES, Origin
 from charlm.tracking.entities import as_metrics, as_params, curve, log_bytes
@@ -233,7 +233,7 @@ def _datasets(content: Content) -> list[Any]:
 def _origin(source: str | Sequence[str]) -> tuple[str, str, dict[str, Any]]:
     """Name, MLflow's type and content of a dataset's source; MLflow itself has none for several texts."""
     if not isinstance(source, str):
-        return shown_source(source), "texts", {"texts": list(source)}
+        return short_source(source), "texts", {"texts": list(source)}
     address = urlsplit(source)
     if address.scheme in ("http", "https"):
         return PurePosixPath(address.path).stem, "http", {"url": source}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.files import read_text, sha256, whole, write_text
+from charlm.files import atomic_write, read_text, sha256, write_text
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -18,7 +18,7 @@ def tree(folder: Path) -> dict[str, str]:
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert tree(tmp_path) == {"a.txt": "new"}
@@ -31,7 +31,7 @@ def test_a_file_that_does_not_become_whole_leaves_the_old_one(tmp_path: Path, er
     path.write_text("old")
 
     def write() -> None:
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("ne")
             raise error
 
