@@ -72,9 +72,8 @@ MODELS = {
 }
 """The registry. A model is an entry here, a file in charlm/models/ and a section in params.yaml."""
 
-_Sections: Any = create_model(
-    "_Sections", __base__=Section, **{name: (model.settings | None, None) for name, model in MODELS.items()}
-)
+_fields: dict[str, Any] = {name: (model.settings | None, None) for name, model in MODELS.items()}
+_Sections: Any = create_model("_Sections", __base__=Section, **_fields)
 
 
 def _registered(name: str) -> str:

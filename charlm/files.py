@@ -2,6 +2,7 @@
 
 import codecs
 import hashlib
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,11 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, line ends as they are, whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write `content` to `path` as JSON, indented, complete or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_text(path: Path, size: int = BLOCK) -> Iterator[str]:

@@ -5,7 +5,57 @@ hundreds of times while they are imported and again at the end: two of the five 
 """
 
 import atexit
+import functools
 import gc
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import click
+
+from charlm.errors import CharlmError
+from charlm.files import sha256
 
 gc.set_threshold(10_000)  # new objects between two collections; Python's own is 700
 atexit.register(gc.freeze)  # what is there at the end is not looked through once more
+
+DECIDE_NOTHING = ("charlm/errors.py", "charlm/provenance", "charlm/tracking")
+"""Code that decides no file of a stage: it words errors, looks at the machine, talks to MLflow."""
+
+
+def stage(body: Callable[..., None]) -> click.Command:
+    """The command of a stage: its module's docstring is the help, the parameters of `body` are folders.
+
+    DVC digests a stage's code when the stage has ended: edited in between, the new code would be in dvc.lock as what
+    made a result that the old one made. So the command fails when code that it had loaded has changed.
+    """
+
+    @functools.wraps(body)
+    def run(**folders: Path) -> None:
+        before = code_digests()
+        body(**folders)
+        require_unchanged(before)
+
+    for name in reversed(inspect.signature(body).parameters):
+        run = click.argument(name, type=click.Path(path_type=Path))(run)
+    return click.command(help=sys.modules[body.__module__].__doc__)(run)
+
+
+def code_digests() -> dict[Path, str]:
+    """SHA-256 of every file in charlm/ and stages/ of the current folder that was loaded and decides results."""
+    here = Path.cwd()
+    loaded = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    code = [file for file in loaded if any(file.is_relative_to(here / folder) for folder in ("charlm", "stages"))]
+    return {file: sha256(file) for file in code if not str(file.relative_to(here)).startswith(DECIDE_NOTHING)}
+
+
+def require_unchanged(before: Mapping[Path, str]) -> None:
+    """Raise CharlmError when a file of `before` has changed since, or is no longer there."""
+    changed = [file for file, digest in before.items() if not file.is_file() or sha256(file) != digest]
+    if changed:
+        names = ", ".join(sorted(str(file.relative_to(Path.cwd())) for file in changed))
+        raise CharlmError(
+            f"{names} changed while this stage ran: its result is not what the code there gives now.",
+            fix="Run `dvc repro` again; DVC has not recorded this one.",
+        )

@@ -1,31 +1,27 @@
-"""Measure the checkpoint on both splits, exactly, and lay its next-character probabilities open."""
+"""Measure the checkpoint on both splits, exactly, and write its next-character probabilities."""
 
 import csv
+import json
 from pathlib import Path
 
-import click
-
-from charlm import evaluation, sources
-from charlm.files import atomic_write, write_text
-from charlm.models.checkpoint import load_checkpoint
-from charlm.text.corpus import load_tokens, pair_counts
+from charlm import evaluation
+from charlm.files import atomic_write, write_json
+from charlm.models import checkpoint
+from charlm.text.corpus import Split
 from charlm.text.vocabulary import Vocabulary
+from stages import stage
 
 
-@click.command(help=__doc__)
-@click.argument("prepare", type=click.Path(path_type=Path))
-@click.argument("train", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@stage
 def main(prepare: Path, train: Path, out: Path) -> None:
-    code = sources.digests()
-    vocabulary = Vocabulary.from_json((prepare / "vocabulary.json").read_text(encoding="utf-8"))
-    model = load_checkpoint(train / "model.safetensors", vocabulary)
-    counts = [pair_counts(load_tokens(prepare / f"{part}.npy"), len(vocabulary)) for part in ("train", "test")]
-    write_text(out / "metrics.json", evaluation.to_json(evaluation.evaluate(model, *counts)))
+    vocabulary = Vocabulary.load(prepare / "vocabulary.json")
+    model = checkpoint.load(train / "model.safetensors", vocabulary)
+    splits = [Split.load(prepare / f"{name}.npy", len(vocabulary)) for name in ("train", "test")]
+    references = json.loads((prepare / "references.json").read_text(encoding="utf-8"))
+    write_json(out / "metrics.json", evaluation.evaluate(model, splits, references))
     with atomic_write(out / "next_char.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
-        rows = evaluation.next_char_rows(model, counts[0], vocabulary.labels)
+        rows = evaluation.next_char_rows(model, splits[0], vocabulary.labels)
         csv.writer(file, lineterminator="\n").writerows(rows)
-    sources.require_unchanged(code)
 
 
 if __name__ == "__main__":

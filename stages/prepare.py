@@ -1,29 +1,26 @@
-"""Turn the book into a vocabulary and two arrays of tokens: one pass for the characters, one to encode."""
+"""Turn the book into a vocabulary, two arrays of tokens, and the losses that counting alone comes to on them."""
 
 from pathlib import Path
 
-import click
-
-from charlm import sources
 from charlm.config import load_params
-from charlm.files import read_text, write_text
-from charlm.text.corpus import save_tokens, split
+from charlm.files import read_text, write_json, write_text
+from charlm.text.corpus import Split, save_tokens, split_sizes
+from charlm.text.references import references
 from charlm.text.vocabulary import Vocabulary
+from stages import stage
 
 
-@click.command(help=__doc__)
-@click.argument("download", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@stage
 def main(download: Path, out: Path) -> None:
-    code = sources.digests()
     params = load_params()
     book = download / "book.txt"
-    vocabulary, length = Vocabulary.survey(read_text(book))
-    train, test = split(length, len(vocabulary), params.data.train_fraction)
+    vocabulary, length = Vocabulary.from_texts(read_text(book))
+    sizes = split_sizes(length, len(vocabulary), params.data.train_fraction)
+    paths = [out / "train.npy", out / "test.npy"]
+    save_tokens(dict(zip(paths, sizes, strict=True)), vocabulary.dtype, map(vocabulary.encode, read_text(book)))
+    train, test = (Split.load(path, len(vocabulary)) for path in paths)
     write_text(out / "vocabulary.json", vocabulary.to_json())
-    sizes = {out / "train.npy": train, out / "test.npy": test}
-    save_tokens(sizes, vocabulary.dtype, map(vocabulary.encode, read_text(book)))
-    sources.require_unchanged(code)
+    write_json(out / "references.json", references(train.tokens, test.tokens, len(vocabulary)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from charlm import sources, summary
+from charlm import summary
 from charlm.config import PARAMS_FILE, flatten, load_params, project_root
 from charlm.files import sha256, write_text
 from charlm.provenance.code import Origin
@@ -20,11 +20,9 @@ from charlm.tracking.store import RECORD_LATER, Store, enabled
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 def main(data: Path, out: Path) -> None:
-    code = sources.digests()
     params = load_params()
-    values = flatten(data=params.data, model=params.model, train=params.train, sample=params.sample)
+    values = flatten(params)
     results = Results(data)
-    sources.require_unchanged(code)
     if enabled():
         pipeline = {name: Path(name).read_text(encoding="utf-8") for name in (PARAMS_FILE, "dvc.lock")}
         content = results.content(values, pipeline, summary.markdown(results, values))

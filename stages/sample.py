@@ -2,34 +2,26 @@
 
 from pathlib import Path
 
-import click
-
-from charlm import sources
 from charlm.config import load_params
 from charlm.files import write_text
-from charlm.models.bigram import MODELS
-from charlm.models.checkpoint import load_checkpoint
+from charlm.models import checkpoint
 from charlm.models.sampling import sample
-from charlm.random import seeded_generator
+from charlm.random import generator
 from charlm.text.vocabulary import Vocabulary
+from stages import stage
 
 
-@click.command(help=__doc__)
-@click.argument("prepare", type=click.Path(path_type=Path))
-@click.argument("train", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@stage
 def main(prepare: Path, train: Path, out: Path) -> None:
-    code = sources.digests()
     params = load_params()
-    vocabulary = Vocabulary.from_json((prepare / "vocabulary.json").read_text(encoding="utf-8"))
-    weights = seeded_generator(params.train.seed, "weights")
+    vocabulary = Vocabulary.load(prepare / "vocabulary.json")
+    path = train / "model.safetensors"
     models = {
-        "untrained": MODELS[params.model.name](len(vocabulary), generator=weights),
-        "trained": load_checkpoint(train / "model.safetensors", vocabulary),
+        "untrained": checkpoint.load_untrained(path, vocabulary, generator(params.train.seed, "weights")),
+        "trained": checkpoint.load(path, vocabulary),
     }
     for name, model in models.items():
         write_text(out / f"{name}.txt", sample(model, vocabulary, **params.sample.model_dump()))
-    sources.require_unchanged(code)
 
 
 if __name__ == "__main__":

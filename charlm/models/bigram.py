@@ -1,99 +1,61 @@
-"""The character models: for now the bigram, whose next character depends on the present one alone.
+"""The bigram: the next character depends on the present one alone.
 
-After the model that Andrej Karpathy builds first in "Let's build GPT". It is not where a model is trained
-(`training`), measured (`evaluation`) or stored (`checkpoint`).
+After the model that Andrej Karpathy builds first in "Let's build GPT". Its closed forms are those of its table
+(`charlm.models.table`), and its gradient needs no sum over positions.
 """
 
-from bisect import bisect_right
-from functools import cache
-from itertools import accumulate
-
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 the name that PyTorch's own documentation gives it
+
+from charlm.models.base import LanguageModel
+from charlm.models.predictor import Index, Probabilities
+from charlm.models.table import BigramTable
+from charlm.text.corpus import Split
 
 
-class BigramLanguageModel(nn.Module):
-    """A table of logits: row the present character, column the next one.
+class BigramLanguageModel(LanguageModel):
+    """A table of logits: row the present character, column the next one."""
 
-    The initial weights are drawn from N(0, 1) in float64, whatever `dtype` they are then kept in, so that
-    a seed means the same model in each.
-    """
+    def __init__(self, vocabulary_size: int, block_size: int, rng: np.random.Generator) -> None:
+        super().__init__(vocabulary_size, block_size)
+        weight = torch.from_numpy(BigramTable.initial(vocabulary_size, block_size, rng).table)  # (V, V)
+        self.token_embedding_table = nn.Embedding(vocabulary_size, vocabulary_size, _weight=weight)
 
-    def __init__(
-        self,
-        vocabulary_size: int,
-        *,
-        generator: torch.Generator | None = None,
-        dtype: torch.dtype = torch.float64,
-    ) -> None:
-        super().__init__()
-        size = (vocabulary_size, vocabulary_size)
-        weight = torch.randn(size, generator=generator, dtype=torch.float64).to(dtype)  # (V, V)
-        self.token_embedding_table = nn.Embedding(*size, _weight=weight)
-
-    @property
-    def table(self) -> Tensor:
-        """The logits, shape (V, V)."""
-        weight: Tensor = self.token_embedding_table.weight
-        return weight
-
-    def forward(self, index: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Logits (B, T, V) of the character after each of `index` (B, T); with `targets` (B, T) also the loss.
-
-        The loss is the mean cross-entropy over all B x T positions, in nats per character.
-        """
-        logits = self.token_embedding_table(index)  # (B, T, V)
-        if targets is None:
-            return logits, None
-        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())  # (B * T, V) against (B * T,)
+    def logits(self, index: Tensor) -> Tensor:
+        """Logits (B, T, V) of the character after each of `index` (B, T)."""
+        logits: Tensor = self.token_embedding_table(index)
+        return logits
 
     @torch.no_grad()
-    def next_char_probabilities(self, temperature: float = 1.0) -> Tensor:
-        """Probability of each next character for each character, shape (V, V), in float64 on the CPU."""
-        logits = self.table.detach().cpu().double()  # (V, V)
-        # The largest is taken off first, or a tiny temperature would make it infinite.
-        return torch.softmax((logits - logits.amax(dim=-1, keepdim=True)) / temperature, dim=-1)
+    def loss_and_gradients(self, contexts: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The loss of `contexts` and `targets`, both (B, T), and its gradient by the table, from the counts of pairs.
 
-    @torch.no_grad()
-    def generate(
-        self,
-        index: Tensor,
-        max_new_tokens: int,
-        *,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Continue each row of `index` (B, T) by `max_new_tokens` sampled characters: (B, T + max_new_tokens).
-
-        Only the last character of the context matters to a bigram, so a step costs the same however long the text
-        has grown. Characters are drawn by inverting the cumulative distribution in float64 on the CPU: one uniform
-        number a character, all drawn beforehand, gives the same text on every machine.
+        The gradient of a row is (how often it occurs × its softmax - its counts) / (B × T).
         """
-        cumulative = self.next_char_probabilities(temperature).cumsum(dim=-1)  # (V, V)
-        cumulative[:, -1] = 1.0  # the sum may fall short by a rounding error
-        uniform = torch.rand(max_new_tokens, len(index), dtype=torch.float64, generator=generator)  # (T, B)
-        drawn = _walk(cumulative, index[:, -1].cpu(), uniform)
-        return torch.cat([index, drawn.to(index.device)], dim=1)
+        table, size = self.token_embedding_table.weight, self.vocabulary_size
+        pairs = torch.bincount((contexts * size + targets).flatten(), minlength=size**2).view(size, size)  # (V, V)
+        log_probabilities = torch.log_softmax(table, dim=-1)  # (V, V)
+        loss = -(pairs * log_probabilities).sum() / contexts.numel()
+        gradient = (pairs.sum(dim=1, keepdim=True) * log_probabilities.exp() - pairs) / contexts.numel()
+        return loss, [gradient]
 
+    def table(self) -> BigramTable:
+        """The table as a checkpoint keeps it, in float32: a model scores the same here and when it is loaded."""
+        return BigramTable(self.token_embedding_table.weight.detach().cpu().float().numpy().astype(np.float64))
 
-def _walk(cumulative: Tensor, token: Tensor, uniform: Tensor) -> Tensor:
-    """From each of `token` (B,) on, by numbers `uniform` (T, B), the next tokens, (B, T).
+    def estimated_loss(self, split: Split, batch_size: int, eval_iters: int) -> float:  # noqa: ARG002 it needs neither
+        """The exact loss, which costs no more than an estimate."""
+        return self.loss_over(split)
 
-    A step for all sequences at once takes PyTorch 9 µs, one for a single sequence takes Python 0.2 µs.
-    """
-    if len(token) < 32:
-        row = cache(lambda at: cumulative[at].tolist())  # of a large table few rows are met
-        walks = [
-            list(accumulate(numbers, lambda at, number: bisect_right(row(at), number), initial=start))
-            for start, numbers in zip(token.tolist(), uniform.T.tolist(), strict=True)
-        ]
-        return torch.tensor(walks, dtype=torch.long)[:, 1:]
-    steps = [
-        token := torch.searchsorted(cumulative[token], numbers[:, None], right=True).squeeze(1) for numbers in uniform
-    ]
-    return torch.stack(steps, dim=1) if steps else token.new_empty(uniform.T.shape)
+    def loss_over(self, split: Split) -> float:
+        """That of the table."""
+        return self.table().loss_over(split)
 
+    def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Probabilities:
+        """Those of the table."""
+        return self.table().next_char_probabilities(index, temperature)
 
-MODELS = {"bigram": BigramLanguageModel}
-"""The models by their name in params.yaml."""
+    def generate(self, index: Index, n: int, temperature: float, rng: np.random.Generator) -> Index:
+        """That of the table."""
+        return self.table().generate(index, n, temperature, rng)

@@ -1,22 +1,15 @@
 """Text from a model: a prompt in, the prompt and what the model makes of it out."""
 
-import torch
+import numpy as np
 
 from charlm.errors import CharlmError
-from charlm.models.bigram import BigramLanguageModel
-from charlm.random import seeded_generator
+from charlm.models.predictor import Predictor
+from charlm.random import generator
 from charlm.text.vocabulary import UnknownCharacterError, Vocabulary
 
 
-class PromptError(CharlmError):
-    """The model cannot go on from the prompt."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(f"The prompt (for the pipeline, sample.prompt in params.yaml) cannot be used. {problem}")
-
-
 def sample(
-    model: BigramLanguageModel,
+    model: Predictor,
     vocabulary: Vocabulary,
     prompt: str,
     *,
@@ -26,14 +19,16 @@ def sample(
 ) -> str:
     """`prompt` and `max_new_tokens` characters after it; the same for the same seed.
 
-    Raises PromptError for a prompt that is empty or has a character that the vocabulary does not hold.
+    Raises CharlmError for a prompt that is empty or has a character that is not in the vocabulary.
     """
+    unusable = "The prompt (for the pipeline, sample.prompt in params.yaml) cannot be used."
     if not prompt:
-        raise PromptError("It is empty: a model needs one character at least to go on from, a line end will do.")
+        raise CharlmError(
+            unusable, "It is empty; a model needs at least one character to continue, such as a line end."
+        )
     try:
-        index = torch.from_numpy(vocabulary.encode(prompt).astype("int64"))[None]  # (1, T)
+        index = vocabulary.encode(prompt).astype(np.int64)[None]  # (1, T)
     except UnknownCharacterError as err:
-        raise PromptError(err.message) from err
-    generator = seeded_generator(seed, "text")
-    text = model.generate(index, max_new_tokens, temperature=temperature, generator=generator)
-    return vocabulary.decode(text[0].numpy())  # (T + max_new_tokens,)
+        raise CharlmError(unusable, err.message) from err
+    text = model.generate(index, max_new_tokens, temperature, generator(seed, "text"))  # (1, T + max_new_tokens)
+    return vocabulary.decode(text[0])

@@ -1,15 +1,16 @@
-"""A text as tokens: cut into a train and a test part, counted, and read in random windows.
+"""A text as tokens: cut into a train and a test split, counted, and read in windows.
 
-It knows files only as NumPy's own `.npy`, opened as memory maps, and neither the vocabulary nor the model. No text is
-too long: tokens are written and counted block by block, and of a memory map only what is asked for is read.
-The windows are the notebook's and nanoGPT's `get_batch`.
+Files are NumPy's own `.npy`; neither the vocabulary nor the model is known here. No text is too long: tokens are
+written and counted block by block, and of a file longer than a block only what is asked for is read. Random windows
+are those of the notebook and of nanoGPT's `get_batch`.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,64 +18,146 @@ from numpy.typing import NDArray
 from charlm.errors import CharlmError
 from charlm.files import atomic_write
 
-if TYPE_CHECKING:
-    import torch
-
 Tokens = NDArray[np.unsignedinteger[Any]]
+Windows = NDArray[np.int64]
 
 BLOCK = 2**16
+_DRAWN = 256  # batches whose starts are drawn, and read, at once
+_EVALUATED = 2**14  # positions that a model is asked for at once
 
 
-class TextTooShortError(CharlmError):
-    """A text cannot be split into parts that a model can learn from and be measured on."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(f"{problem}.\nChoose another text (data.source) or another data.train_fraction.")
-
-
-class SplitTooShortError(CharlmError):
-    """A part of the text holds no window of block_size characters and the one after them."""
-
-    def __init__(self, name: str, length: int, block_size: int) -> None:
-        super().__init__(
-            f"The {name} part of the text has {length} characters; "
-            f"a block of train.block_size={block_size} needs at least {block_size + 1}.\n"
-            "Choose a longer text (data.source), a smaller train.block_size or another data.train_fraction."
-        )
-
-
-def split(length: int, distinct: int, train_fraction: float) -> tuple[int, int]:
+def split_sizes(length: int, distinct: int, train_fraction: float) -> tuple[int, int]:
     """How many of the `length` characters of a text train, the first int(train_fraction * length), and how many test.
 
-    Raises TextTooShortError when fewer than two of them are `distinct`, or a part has less than one pair.
+    Raises CharlmError when fewer than two of them are `distinct`, or a split has less than one pair.
     """
+    fix = "Choose another text (data.source) or another data.train_fraction."
     if distinct < 2:
-        raise TextTooShortError(f"The text holds {distinct} of two distinct characters that a model needs")
+        raise CharlmError(f"The text has {distinct} distinct characters.", "A model needs two.", fix)
     train = int(train_fraction * length)
-    for name, part in (("train", train), ("test", length - train)):
-        if part < 2:
-            raise TextTooShortError(f"The {name} part of the text has {part} characters, a pair needs two")
+    for name, size in (("train", train), ("test", length - train)):
+        if size < 2:
+            raise CharlmError(f"The {name} split of the text has {size} characters.", "A pair needs two.", fix)
     return train, length - train
 
 
-def require_block(name: str, tokens: Tokens, block_size: int) -> None:
-    """Raise SplitTooShortError when `tokens` hold no window of `block_size` and the character after it."""
-    if len(tokens) <= block_size:
-        raise SplitTooShortError(name, len(tokens), block_size)
+class Split:
+    """A split of a text: its tokens, an array or a memory map of shape (N,), and the size V of their vocabulary."""
+
+    def __init__(self, name: str, tokens: Tokens, vocabulary_size: int) -> None:
+        self.name = name
+        self.tokens = tokens
+        self.vocabulary_size = vocabulary_size
+
+    @classmethod
+    def load(cls, path: Path, vocabulary_size: int) -> Self:
+        """The tokens in `path`, named after it; a file of more than a block stays on disk as a read-only memory map."""
+        tokens = np.load(path, mmap_mode="r")
+        return cls(path.stem, tokens if len(tokens) > BLOCK else np.array(tokens), vocabulary_size)
+
+    def __len__(self) -> int:
+        """The number of characters, N."""
+        return len(self.tokens)
+
+    def require_block(self, block_size: int) -> None:
+        """Raise CharlmError when there is no window of `block_size` characters and the one after them."""
+        if len(self) <= block_size:
+            raise CharlmError(
+                f"The {self.name} split of the text has {len(self)} characters.",
+                f"A block of train.block_size={block_size} needs at least {block_size + 1}.",
+                "Choose a longer text (data.source), a smaller train.block_size or another data.train_fraction.",
+            )
+
+    @cached_property
+    def pairs(self) -> NDArray[np.int64]:
+        """How often each character follows each, shape (V, V): row the character, column the one after it.
+
+        They sum to N - 1. For a model whose context is one character they are all that its loss depends on.
+        """
+        return self._count_pairs(np.arange(self.vocabulary_size))
+
+    def frequent_pairs(self, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The F <= `most` most frequent tokens, sorted, and how often each pair of them occurs: (F,), (F, F)."""
+        if self.vocabulary_size <= most:
+            return np.arange(self.vocabulary_size), self.pairs
+        counts = sum(np.bincount(block[:-1], minlength=self.vocabulary_size) for block in self._overlapping_blocks())
+        frequent = np.sort(np.argsort(-np.asarray(counts), kind="stable")[:most])
+        return frequent, self._count_pairs(frequent)
+
+    def _count_pairs(self, characters: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How often each of `characters` (F,) follows each, shape (F, F)."""
+        size = len(characters) + 1  # all other characters are one
+        index = np.full(self.vocabulary_size, size - 1)
+        index[characters] = np.arange(size - 1)
+        counts = np.zeros(size**2, dtype=np.int64)
+        for block in self._overlapping_blocks():
+            pairs = index[block[:-1]] * size + index[block[1:]]
+            if len(counts) <= BLOCK:
+                counts += np.bincount(pairs, minlength=len(counts))
+            else:
+                np.add.at(counts, pairs, 1)
+        return counts.reshape(size, size)[:-1, :-1]
+
+    def _overlapping_blocks(self) -> Iterator[Windows]:
+        """All tokens, a block at a time, each with the first token of the next."""
+        for start in range(0, len(self) - 1, BLOCK):
+            yield self._read([start], min(BLOCK + 1, len(self) - start))[0]
+
+    def random_windows(self, batch_size: int, block_size: int, rng: np.random.Generator) -> Iterator[Windows]:
+        """Batches of windows without end, each of shape (B, T + 1).
+
+        Every start from 0 to N - T - 1 is equally likely; of the text only the windows drawn are read.
+        """
+        while True:
+            starts = rng.integers(len(self) - block_size, size=_DRAWN * batch_size)
+            yield from self._read(starts, block_size + 1).reshape(_DRAWN, batch_size, block_size + 1)
+
+    def even_windows(self, count: int, block_size: int) -> Windows:
+        """`count` windows evenly spaced over the split, the first at its start, the last at its end: (count, T + 1)."""
+        starts = np.linspace(0, len(self) - block_size - 1, count).astype(np.int64)
+        return self._read(starts, block_size + 1)
+
+    def blocks(self, block_size: int) -> Iterator[tuple[Windows, NDArray[np.bool_]]]:
+        """Windows that have each position but the first as a target, with a mask of where it is one for the first time.
+
+        Windows of block_size start half a block apart, so that a target has at least half a block before it, but at the
+        beginning of the split. Yields batches of shapes (B, T + 1) and (B, T).
+        """
+        size = min(block_size, len(self) - 1)
+        last, stride = len(self) - 1 - size, max(1, size // 2)
+        starts = np.append(np.arange(0, last, stride), last)
+        ends = np.append(0, starts[:-1] + size)  # the first position that no earlier window has as a target
+        for at in range(0, len(starts), step := max(1, _EVALUATED // size)):
+            some = starts[at : at + step]
+            yield self._read(some, size + 1), some[:, None] + np.arange(size) >= ends[at : at + step, None]
+
+    def _read(self, starts: "Iterable[int] | Windows", length: int) -> Windows:
+        """The windows of `length` at `starts`, one a row.
+
+        Those of a memory map are read from its file: a page that is touched in a map counts as the process's own from
+        then on, in the end all of the file, and costs several times what reading a window does.
+        """
+        if not isinstance(self.tokens, np.memmap):
+            return self.tokens[np.asarray(starts)[:, None] + np.arange(length)].astype(np.int64)
+        size, first = self.tokens.itemsize, self.tokens.offset
+        with Path(str(self.tokens.filename)).open("rb", buffering=0) as file:
+            number = file.fileno()
+            found = [os.pread(number, length * size, first + int(start) * size) for start in starts]
+        return np.frombuffer(b"".join(found), self.tokens.dtype).reshape(-1, length).astype(np.int64)
 
 
 def save_tokens(sizes: Mapping[Path, int], dtype: np.dtype[Any], blocks: Iterable[Tokens]) -> None:
-    """Write `blocks`, one after the other, as arrays of `sizes` to these paths, all of them whole or none at all.
+    """Write `blocks`, one after the other, as arrays of `sizes` to these paths, all of them complete or none at all.
 
-    The blocks hold as many tokens of `dtype` as the arrays together; the bytes are those that np.save writes.
+    The blocks have as many tokens of `dtype` as the arrays together; the bytes are those that np.save writes.
     """
     ends, done = np.cumsum(list(sizes.values())), 0
     with ExitStack() as stack:
         files = [stack.enter_context(_array_file(path, size, dtype)) for path, size in sizes.items()]
         for block in blocks:
-            parts = np.split(block, np.clip(ends - done, 0, len(block)))
-            for file, part in zip(files, parts[:-1], strict=True):
-                file.write(part.data)
+            pieces = np.split(block, np.clip(ends - done, 0, len(block)))
+            for file, piece in zip(files, pieces[:-1], strict=True):
+                file.write(piece.data)
             done += len(block)
         assert done == ends[-1], f"{done} tokens for files of {ends[-1]}"
 
@@ -86,57 +169,3 @@ def _array_file(path: Path, size: int, dtype: np.dtype[Any]) -> Iterator[BinaryI
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         yield file
-
-
-def load_tokens(path: Path) -> Tokens:
-    """The tokens in `path` as a read-only memory map."""
-    return np.asarray(np.load(path, mmap_mode="r"))  # an np.memmap object makes each look-up slower
-
-
-@contextmanager
-def _pieces(tokens: Tokens) -> Iterator[Callable[[int, int], Tokens]]:
-    """A function that gives `tokens[start : start + length]`; those of a memory map it reads from the mapped file.
-
-    A page that is touched in a map counts as the process's own from then on, in the end all of the file, and bringing
-    it in costs several times what reading a window does.
-    """
-    mapped, size = tokens.base, tokens.itemsize
-    if not isinstance(mapped, np.memmap) or len(mapped) != len(tokens):
-        yield lambda start, length: tokens[start : start + length]
-        return
-    with Path(str(mapped.filename)).open("rb", buffering=0) as file:
-        number, first = file.fileno(), mapped.offset
-        yield lambda start, length: np.frombuffer(os.pread(number, length * size, first + start * size), tokens.dtype)
-
-
-def pair_counts(tokens: Tokens, vocabulary_size: int, block: int = BLOCK) -> NDArray[np.int64]:
-    """How often each character follows each, shape (V, V): row the character, column the one after it.
-
-    They sum to N - 1. For a model whose context is one character they are all that its loss depends on. One pass over
-    the tokens, shape (N,), `block` of them at a time.
-    """
-    counts = np.zeros(vocabulary_size**2, dtype=np.int64)
-    with _pieces(tokens) as piece:
-        for start in range(0, len(tokens) - 1, block):
-            part = piece(start, block + 1)  # with the first of the next block, for the pair across
-            pairs = np.multiply(part[:-1], vocabulary_size, dtype=np.intp)
-            np.add.at(counts, pairs + part[1:], 1)
-    return counts.reshape(vocabulary_size, vocabulary_size)
-
-
-def batches(
-    tokens: Tokens, batch_size: int, block_size: int, generator: "torch.Generator"
-) -> Iterator[tuple["torch.Tensor", "torch.Tensor"]]:
-    """Random windows of `tokens`, shape (N,), without end: contexts and targets, both int64 of shape (B, T).
-
-    Every start from 0 to N - block_size - 1 is equally likely; a target is the character after its context's. Of a
-    memory map only the windows drawn are read, so a batch costs the same however long the text is.
-    """
-    import torch
-
-    with _pieces(tokens) as piece:
-        while True:
-            starts = torch.randint(len(tokens) - block_size, (batch_size,), generator=generator).tolist()
-            drawn = np.concatenate([piece(start, block_size + 1) for start in starts])  # (B * (T + 1),)
-            windows = torch.from_numpy(drawn.astype(np.int64)).view(batch_size, block_size + 1)  # (B, T + 1)
-            yield windows[:, :-1], windows[:, 1:]

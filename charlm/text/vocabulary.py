@@ -61,16 +61,21 @@ class Vocabulary:
     @classmethod
     def from_text(cls, text: str) -> Self:
         """The vocabulary of all characters of `text`."""
-        return cls.survey([text])[0]
+        return cls.from_texts([text])[0]
 
     @classmethod
-    def survey(cls, texts: Iterable[str]) -> tuple[Self, int]:
+    def from_texts(cls, texts: Iterable[str]) -> tuple[Self, int]:
         """The vocabulary of all characters of `texts`, which are read once, and how many characters they are in all."""
         seen, length = np.zeros(sys.maxunicode + 1, dtype=bool), 0
         for text in texts:
             seen[_code_points(text)] = True
             length += len(text)
         return cls("".join(map(chr, np.flatnonzero(seen)))), length
+
+    @classmethod
+    def load(cls, path: Any) -> Self:
+        """That of `path`."""
+        return cls.from_json(path.read_text(encoding="utf-8"))
 
     @classmethod
     def from_json(cls, content: str) -> Self:

@@ -1,9 +1,8 @@
-"""A training that several processes share: which of them this one is, its rows of a batch, a sum that all add to.
+"""A training run that several processes share, one micro-batch as a whole by one of them.
 
-The processes are those of PyTorch's launcher, torchrun; without it there is one, and torch.distributed stays
-unused. The sum is no all-reduce: that adds in an order which depends on the number of processes, and so do its last
-bits. Here each process in turn adds its terms to what those before it left, so the order is that of one process, and
-the bits are the same by construction. It knows neither the model nor what is added.
+The processes are those of PyTorch's launcher, torchrun; without it there is one, and torch.distributed stays unused.
+Gradients are gathered, not reduced, and every process adds them in the order of the micro-batches: an all-reduce adds
+in an order that depends on the number of processes, and so would the last bits.
 """
 
 import json
@@ -15,172 +14,130 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from charlm.errors import CharlmError
-
-if TYPE_CHECKING:
-    from torch.distributed import Store
+from charlm.errors import CharlmError, indented
 
 LAUNCHER = "CHARLM_LAUNCHER"
 TIMEOUT = timedelta(seconds=30)
 """How long a process waits for another within an iteration, which takes milliseconds: PyTorch's own 30 minutes would
-hide a network that is cut, a few seconds would end a training on a machine that stalls."""
+hide a network that is cut, a few seconds would end training on a machine that stalls."""
 START_TIMEOUT = timedelta(minutes=5)
-"""How long it waits for the others to come: one reads the whole text from a slow disk, or asks a server far away."""
-
-_TELLING_TIME = 10.0  # seconds that the first process has to fail with what all have; the others wait TIMEOUT for it
+"""How long it waits for the others to come: one reads the text from a slow disk, or asks a server far away."""
 _RELAUNCHED = "CHARLM_RELAUNCHED"
+_PARENT = os.getppid()  # the launcher; another process adopts this one if it ends
 
-
-class LauncherError(CharlmError):
-    """The launcher that the environment names cannot be started."""
-
-    def __init__(self, launcher: str, problem: str) -> None:
-        super().__init__(
-            f"{LAUNCHER}={launcher}: {problem}.\n"
-            'Set it to a command such as "torchrun --nproc-per-node 2", or unset it to train in one process.'
-        )
-
-
-class JoinError(CharlmError):
-    """This process does not reach the others."""
-
-    def __init__(self, rank: int, size: int, problem: str) -> None:
-        super().__init__(
-            f"Process {rank} of {size} cannot join the others: {problem}.\n"
-            "Look at the address and the port that the launcher was given, and at the network interface that "
-            "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME names: `ip -brief address` lists those of a host."
-        )
-
-
-class UnlikeProcessesError(CharlmError):
-    """What the processes are about to train is not the same."""
-
-    def __init__(self, unlike: Mapping[str, Sequence[int]]) -> None:
-        listed = "\n".join(f"  {what}: process {', '.join(map(str, ranks))}" for what, ranks in unlike.items())
-        super().__init__(
-            f"The processes are not about to train the same. Other than in process 0:\n{listed}\n"
-            "Bring the hosts to the same commit, params.yaml, packages and prepared text, then train again."
-        )
-
-
-class LostProcessError(CharlmError):
-    """Another process of the training is gone, or cannot be reached."""
-
-    def __init__(self, rank: int, size: int, problem: str) -> None:
-        super().__init__(
-            f"Process {rank} of {size} lost another one: {problem}; DVC records no result.\n"
-            "If a process failed, its own error stands beside this one; if none did, look at the network between the "
-            "hosts. Then train again."
-        )
-
-
-class SharedDeviceError(CharlmError):
-    """There are more processes on this host than devices for them."""
-
-    def __init__(self, device: str, processes: int, devices: int) -> None:
-        super().__init__(
-            f"train.device={device}: torchrun has started {processes} processes here, and {devices} such devices can "
-            f"train together.\n{f'Start {devices} at most' if devices else 'Unset CHARLM_LAUNCHER'}, "
-            "or train with train.device=cpu."
-        )
+Found = tuple[Tensor, list[Tensor]]
+"""The loss of a micro-batch, and its gradient by each parameter."""
+T = TypeVar("T")
 
 
 class Processes:
     """The processes that torchrun has started, seen from one of them, which computes on `device`.
 
-    They meet when the first sum is due: before that, one may read a long text for longer than another. `agreed`, by
-    what a person calls it, must be the same in all, or their result would be nobody's.
+    `agreed`, by what a person calls it, must be the same in all, or their result would be nobody's.
+    Raises CharlmError when they do not divide the `micro_batches` of an iteration, do not come, or do not agree.
     """
 
-    def __init__(self, device: torch.device, agreed: Mapping[str, str]) -> None:
+    def __init__(self, device: torch.device, micro_batches: int, agreed: Mapping[str, str]) -> None:
         self.rank, self.size = rank(), int(os.environ["WORLD_SIZE"])
-        self._backend = "nccl" if device.type == "cuda" else "gloo"
-        self._agreed = agreed
-        if device.type == "cuda":
-            torch.cuda.set_device(local_rank())
+        if micro_batches % self.size:
+            raise CharlmError(
+                f"{self.size} processes cannot share train.gradient_accumulation_steps={micro_batches} evenly.",
+                f"Each computes whole micro-batches: expected a multiple of {self.size}.",
+                f"Set train.gradient_accumulation_steps to {self.size} and train.batch_size to fewer windows for a "
+                "batch of the same size, or start another number of processes.",
+            )
+        _require_devices(device)
+        self._join("nccl" if device.type == "cuda" else "gloo", agreed)
 
-    def share(self, rows: Tensor) -> Tensor:
-        """This process's rows of a batch (B, ...): consecutive, in the order of the ranks, none when B is too small."""
-        return rows.tensor_split(self.size)[self.rank]
+    def share(self, micro_batches: Sequence[T]) -> Sequence[T]:
+        """Those of this process: consecutive, in the order of the ranks."""
+        count = len(micro_batches) // self.size
+        return micro_batches[self.rank * count : (self.rank + 1) * count]
 
-    def in_turn(self, total: Tensor, add: Callable[[Tensor], Tensor]) -> Tensor:
-        """`total` after `add` of every process, rank 0 first; the same bits in all. All call it with the same total.
-
-        Raises JoinError and UnlikeProcessesError the first time, LostProcessError every time.
-        """
+    def gather(self, found: Sequence[Found]) -> list[Found]:
+        """What all processes have `found`, in the order of the micro-batches; CharlmError when one does not answer."""
         import torch.distributed as dist
 
-        if not dist.is_initialized():
-            self._join()
         self._require_launcher()
-        last = self.size - 1
-        with self._telling(LostProcessError):
-            if self.rank > 0:
-                dist.recv(total, self.rank - 1)
-        total = add(total)
-        with self._telling(LostProcessError):
-            if self.rank < last:
-                dist.send(total, self.rank + 1)
-            dist.broadcast(total, last)
-        return total
+        rows = torch.stack([torch.cat([loss.view(1), *(g.flatten() for g in gradients)]) for loss, gradients in found])
+        every = [torch.empty_like(rows) for _ in range(self.size)]
+        with self._reported("lost another one"):
+            dist.all_gather(every, rows)
+        shapes = [gradient.shape for gradient in found[0][1]]
+        sizes = [1, *(shape.numel() for shape in shapes)]
+        split = [row.split(sizes) for row in torch.cat(every)]
+        return [(loss[0], [g.view(shape) for g, shape in zip(gs, shapes, strict=True)]) for loss, *gs in split]
 
     def leave(self) -> None:
         """Wait until every process has come to its good end: what another still writes can fail."""
         import torch.distributed as dist
 
-        with self._telling(LostProcessError):
+        with self._reported("lost another one"):
             dist.barrier()
         dist.destroy_process_group()
 
-    def _join(self) -> None:
+    def _join(self, backend: str, agreed: Mapping[str, str]) -> None:
+        """Wait for all, here, where a signal is heard, to which PyTorch's own waiting is deaf; compare; connect."""
         import torch.distributed as dist
 
-        with self._telling(JoinError):
+        with self._reported("cannot join the others"):
             agents, _, _ = next(dist.rendezvous("env://", timeout=START_TIMEOUT))
-            # A launcher that starts all anew after a failure keeps what they have told before.
+            # A launcher that starts all again after a failure keeps what they have stored before.
             store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], agents)
-            self._meet(store)
-            dist.init_process_group(self._backend, store=store, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
+            names = [f"agreed/{number}" for number in range(self.size)]
+            store.set(names[self.rank], json.dumps(agreed))
+            self._await(lambda: [number for number, name in enumerate(names) if not store.check([name])])
+            require_agreement([json.loads(store.get(name)) for name in names])
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
 
-    def _meet(self, store: "Store") -> None:
-        """Wait for all of them, here, where a signal is heard, which PyTorch's own waiting is deaf to; then compare."""
-        names = [f"agreed/{rank}" for rank in range(self.size)]
-        store.set(names[self.rank], json.dumps(self._agreed))
+    def _await(self, missing: Callable[[], list[int]]) -> None:
+        """Return when no process is `missing`."""
         end = time.monotonic() + START_TIMEOUT.total_seconds()
-        while not store.check(names):
+        while absent := missing():
             self._require_launcher()
             if time.monotonic() > end:
-                missing = ", ".join(str(number) for number, name in enumerate(names) if not store.check([name]))
-                waited = f"{START_TIMEOUT.total_seconds():.0f} s"
-                raise JoinError(self.rank, self.size, f"process {missing} did not come within {waited}")
+                raise RuntimeError(f"process {', '.join(map(str, absent))} did not come within {START_TIMEOUT}")
             time.sleep(0.05)
-        first, *others = (json.loads(store.get(name)) for name in names)
-        unlike = {
-            what: [number for number, other in enumerate(others, start=1) if other.get(what) != value]
-            for what, value in first.items()
-        }
-        if any(unlike.values()):
-            raise UnlikeProcessesError({what: ranks for what, ranks in unlike.items() if ranks})
 
     def _require_launcher(self) -> None:
         """Without its launcher nobody would end this process when another fails."""
-        if os.getppid() != _launcher():
-            raise LostProcessError(self.rank, self.size, "the launcher has ended")
+        if os.getppid() != _PARENT:
+            raise self._error("lost another one", "the launcher has ended")
 
     @contextmanager
-    def _telling(self, error: type[JoinError | LostProcessError]) -> Iterator[None]:
-        """Turn what PyTorch raises when the others do not answer into `error`, without its place in PyTorch."""
+    def _reported(self, what: str) -> Iterator[None]:
+        """Turn what PyTorch raises when the others do not answer into CharlmError, without its place in PyTorch."""
         try:
             yield
         except RuntimeError as err:
             problem, *_ = re.sub(r"^\[[^]]*\]:? ?", "", str(err)).partition("\n")[0].partition(". ")
-            raise error(self.rank, self.size, problem.rstrip(".")) from err
+            raise self._error(what, problem.rstrip(".")) from err
+
+    def _error(self, what: str, problem: str) -> CharlmError:
+        return CharlmError(
+            f"Process {self.rank} of {self.size} {what}: {problem}.",
+            fix="If another process failed, its error is beside this one. If none did, check the address and the port "
+            "given to the launcher, and the network interface that GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME names "
+            "(`ip -brief address` lists those of a host). Then train again.",
+        )
+
+
+def require_agreement(agreed: Sequence[Mapping[str, str]]) -> None:
+    """Raise CharlmError when what the processes are about to train, in the order of their ranks, is not the same."""
+    differ = {
+        what: [str(number) for number, other in enumerate(agreed) if other.get(what) != value]
+        for what, value in agreed[0].items()
+    }
+    if lines := [f"{what}: process {', '.join(numbers)}" for what, numbers in differ.items() if numbers]:
+        raise CharlmError(
+            f"The processes are not about to train the same. These differ from process 0:{indented(lines)}",
+            fix="Bring the hosts to the same commit, params.yaml, packages and prepared text, then train again.",
+        )
 
 
 def launched() -> bool:
@@ -193,13 +150,8 @@ def rank() -> int:
     return int(os.environ["RANK"]) if launched() else 0
 
 
-def local_rank() -> int:
-    """Which of the processes on this host this one is; 0 without a launcher."""
-    return int(os.environ["LOCAL_RANK"]) if launched() else 0
-
-
 def terminated(_signal: int, _frame: object) -> None:
-    """A handler of SIGTERM: an interrupt, or LostProcessError when it comes as another process on this host failed.
+    """A handler of SIGTERM: an interrupt, or CharlmError when it comes because another process on this host failed.
 
     torchrun sends the same signal for both, but has seen by then that a process which failed is gone; a terminated
     torchrun first signals all of its processes, then waits for them in their order, this one first.
@@ -208,68 +160,51 @@ def terminated(_signal: int, _frame: object) -> None:
         import psutil
 
         if len(psutil.Process(os.getppid()).children()) < int(os.environ["LOCAL_WORLD_SIZE"]):
-            raise LostProcessError(rank(), int(os.environ["WORLD_SIZE"]), "a process on this host has failed")
+            raise CharlmError(f"Process {rank()} was ended by the launcher: another process on this host has failed.")
     raise KeyboardInterrupt
 
 
 @contextmanager
-def shared(device: torch.device, agreed: Callable[[], Mapping[str, str]]) -> Iterator[Processes | None]:
-    """The processes of this training, which computes on `device` and has `agreed` in common; None without a launcher.
+def joined(
+    device: torch.device, micro_batches: int, agreed: Callable[[], Mapping[str, str]]
+) -> Iterator[Processes | None]:
+    """The processes of this training run; None without a launcher. Arguments as for `Processes`.
 
     A block that raises leaves without a word: to the others the connection breaks when this process ends.
     """
     if not launched():
         yield None
         return
-    _require_devices(device)
-    processes = Processes(device, agreed())
+    processes = Processes(device, micro_batches, agreed())
     yield processes
     processes.leave()
 
 
 def _require_devices(device: torch.device) -> None:
-    """Raise SharedDeviceError when the processes on this host cannot have a `device` each."""
+    """Raise CharlmError when the processes on this host cannot have a `device` each; else take this one's."""
     here, devices = int(os.environ["LOCAL_WORLD_SIZE"]), {"cuda": torch.cuda.device_count(), "mps": 0}
-    if here > devices.get(device.type, here):
-        raise SharedDeviceError(device.type, here, devices[device.type])
-
-
-@cache
-def _launcher() -> int:
-    """The process that started this one, as it was when first asked for: another one adopts this one if it ends."""
-    return os.getppid()
-
-
-@contextmanager
-def told_once() -> Iterator[None]:
-    """Leave an error that every process has to the first one on each host to tell.
-
-    The others wait with it until the launcher, which sees that one fail, ends them; one that nobody ends in time
-    was the only one to have it, and tells it.
-    """
-    launcher = _launcher()
-    try:
-        yield
-    except CharlmError:
-        if local_rank():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with which the launcher ends it
-            end = time.monotonic() + _TELLING_TIME
-            while os.getppid() == launcher and time.monotonic() < end:
-                time.sleep(0.1)
-        raise
+    if here > (count := devices.get(device.type, here)):
+        raise CharlmError(
+            f"train.device={device.type}: torchrun has started {here} processes here.",
+            f"Of such devices, {count} can train together.",
+            f"{f'Start {count} at most' if count else f'Unset {LAUNCHER}'}, or train with train.device=cpu.",
+        )
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
 def relaunch(module: str, arguments: Sequence[str]) -> None:
     """Become CHARLM_LAUNCHER's command on `module`, if it is set and has not started this process already.
 
-    As the same process, so that a signal meant for the training reaches the launcher, which hands it on. Raises
-    LauncherError when there is no such command, or when it is none of PyTorch's.
+    As the same process, so that a signal meant for the training run reaches the launcher, which passes it on. Raises
+    CharlmError when there is no such command, or when it is none of PyTorch's.
     """
     launcher = os.environ.get(LAUNCHER, "")
     if launched() or not launcher.strip():
         return
+    fix = 'Set it to a command such as "torchrun --nproc-per-node 2", or unset it to train in one process.'
     if _RELAUNCHED in os.environ:
-        raise LauncherError(launcher, "it is not torchrun, whose variables tell the processes apart")
+        raise CharlmError(f"{LAUNCHER}={launcher}: it is not torchrun, whose variables tell processes apart.", fix=fix)
     own = {_RELAUNCHED: "1", "OMP_NUM_THREADS": "1"}  # as without a launcher; torchrun sets it with a warning
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         own["PET_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"  # torchrun would undo nohup
@@ -277,4 +212,4 @@ def relaunch(module: str, arguments: Sequence[str]) -> None:
         program, *options = shlex.split(launcher)
         os.execvpe(program, [program, *options, "-m", module, *arguments], own | os.environ)  # noqa: S606 no shell
     except (OSError, ValueError) as err:
-        raise LauncherError(launcher, getattr(err, "strerror", None) or str(err)) from err
+        raise CharlmError(f"{LAUNCHER}={launcher}: {getattr(err, 'strerror', None) or err}.", fix=fix) from err

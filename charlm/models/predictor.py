@@ -1,0 +1,65 @@
+"""What a trained model can do, and how a character is drawn from its probabilities; no torch."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.text.corpus import Split
+
+Index = NDArray[np.int64]
+Probabilities = NDArray[np.float64]
+
+
+class Predictor(Protocol):
+    """A model that can be measured and asked for text. B sequences of T characters, V characters in the vocabulary."""
+
+    @classmethod
+    def initial(cls, vocabulary_size: int, block_size: int, rng: np.random.Generator, **settings: Any) -> Self:
+        """The model before its first step, its weights drawn from `rng`; `settings` are its section of params.yaml."""
+
+    def load_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take the `weights` of a checkpoint; ValueError names the first that is missing, unknown or misshapen."""
+
+    def loss_over(self, split: Split) -> float:
+        """Mean cross-entropy over every position of `split` but the first, in nats per character."""
+
+    def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Probabilities:
+        """Probability of each character after each sequence of `index` (B, T): (B, V)."""
+
+    def generate(self, index: Index, n: int, temperature: float, rng: np.random.Generator) -> Index:
+        """Each sequence of `index` (B, T) and `n` characters after it: (B, T + n).
+
+        Characters are drawn by inverting the cumulative distribution: one uniform number each, all n × B drawn from
+        `rng` beforehand, so that a model which knows a faster way comes to the same text.
+        """
+
+
+def require_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError for the first tensor by name that is missing, unknown or misshapen."""
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            raise ValueError(f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}")
+
+
+def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> Probabilities:
+    """Probabilities of `logits` (..., V) in float64."""
+    # The largest is taken off first, or a tiny temperature would make it infinite.
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    powers = np.exp(shifted / temperature)
+    probabilities: Probabilities = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def cumulative(probabilities: Probabilities) -> Probabilities:
+    """The cumulative distributions of `probabilities` (..., V), each ending at 1, which a rounding error may miss."""
+    sums = probabilities.cumsum(axis=-1)
+    sums[..., -1] = 1.0
+    return sums
+
+
+def draw(cumulative: Probabilities, uniform: NDArray[np.float64]) -> Index:
+    """The character of each cumulative distribution (B, V) that a number of `uniform` (B,) falls on: (B,)."""
+    drawn: Index = (cumulative <= uniform[:, None]).sum(axis=1)
+    return drawn
