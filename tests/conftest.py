@@ -17,13 +17,12 @@ from filelock import FileLock
 from ruamel.yaml import YAML
 
 from charlm.files import sha256
-from charlm.models.bigram import BigramLanguageModel
-from charlm.models.checkpoint import save_checkpoint
-from charlm.random import seeded_generator
+from charlm.models import checkpoint
 from charlm.text.vocabulary import Vocabulary
 from charlm.tracking.logged_model import Trained
 from charlm.tracking.record import Content, Part
 from charlm.training.history import Point
+from tests.models_for_tests import bigram
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIRROR = PROJECT.parent / "shared" / "gutenberg"
@@ -206,9 +205,8 @@ PARAMS = {
 def content(tmp_path: Path) -> Callable[..., Content]:
     """A function that makes what a run holds, of a real checkpoint; `changes` are other fields than the usual."""
     vocabulary = Vocabulary("abc")
-    model = BigramLanguageModel(3, generator=seeded_generator(1, "weights"))
     files = {"checkpoint": tmp_path / "model.safetensors", "vocabulary": tmp_path / "vocabulary.json"}
-    save_checkpoint(files["checkpoint"], model, "bigram", vocabulary)
+    checkpoint.save(files["checkpoint"], bigram(3), "bigram", {}, vocabulary)
     files["vocabulary"].write_text(vocabulary.to_json())
 
     def make(**changes: Any) -> Content:
