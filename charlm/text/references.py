@@ -1,0 +1,159 @@
+"""Losses to compare a model's loss with, from counts of the train split: from the uniform guess to Kneser-Ney.
+
+`KneserNey` is the interpolated modified Kneser-Ney model of Chen and Goodman, "An Empirical Study of Smoothing
+Techniques for Language Modeling" (1998, TR-10-98, https://dash.harvard.edu/handle/1/25104739). Characters take the
+place of words, and there is no padding: the first n - 1 characters of a text have the shorter contexts that they have.
+
+Only counts that occur are stored, so nothing grows with the square of the vocabulary. Kneser-Ney needs the whole
+text in memory; the other references read it in blocks.
+"""
+
+import math
+from dataclasses import dataclass
+from mmap import MADV_DONTNEED, mmap
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+ORDER = 6
+MAX_CHARACTERS = 20_000_000
+"""Longest text, train and test split together, that gets a Kneser-Ney model."""
+FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
+"""Where counts of counts give no discounts, as in KenLM (`lmplz --discount_fallback`)."""
+BLOCK = 2**18
+
+
+def references(
+    train: NDArray[Any], test: NDArray[Any], vocabulary_size: int, block: int = BLOCK, limit: int = MAX_CHARACTERS
+) -> dict[str, float]:
+    """Losses in nats per character of the tokens `test` (M,) under models of the tokens `train` (N,), M and N >= 2.
+
+    uniform: every character equally likely. unigram, bigram_counts: add-one counts of characters and of pairs.
+    bigram_floor: the conditional entropy of the train split, the least train loss of any bigram. kneser_ney: only if
+    the two splits have at most `limit` characters. Each scores every character of a split but its first.
+    """
+    pairs, counts = _count_pairs(train, vocabulary_size, block)
+    test_pairs, test_counts = _count_pairs(test, vocabulary_size, block)
+    firsts, seconds = (np.bincount(part, counts, vocabulary_size) for part in np.divmod(pairs, vocabulary_size))  # (V,)
+    test_firsts, test_seconds = np.divmod(test_pairs, vocabulary_size)
+    known = np.append(counts, 0)[_find(pairs, test_pairs)]
+    losses = {
+        "uniform": math.log(vocabulary_size),
+        "unigram": _mean_loss((seconds[test_seconds] + 1) / (len(train) - 1 + vocabulary_size), test_counts),
+        "bigram_counts": _mean_loss((known + 1) / (firsts[test_firsts] + vocabulary_size), test_counts),
+        "bigram_floor": _mean_loss(counts / firsts[pairs // vocabulary_size], counts),
+    }
+    if len(train) + len(test) <= limit:
+        losses["kneser_ney"] = KneserNey(train, vocabulary_size).loss(test)
+    return {name: round(loss, 6) + 0.0 for name, loss in losses.items()}
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The n-grams of one order. Index -1 of the last two arrays is for an n-gram, or a context, that was not seen."""
+
+    keys: Integers  # (n-grams,), ascending: index of the context * V + the last character
+    discounted: Floats  # (n-grams + 1,): max(c - D(c), 0) / total of the context
+    backoff: Floats  # (contexts + 1,): the weight of the lower order after each context
+
+
+class KneserNey:
+    """A model of `order` (or of the length of `tokens` (N,), if that is less) that predicts from order - 1 characters.
+
+    The highest order counts how often an n-gram occurs; each lower order counts the distinct characters before it.
+    """
+
+    def __init__(self, tokens: NDArray[Any], vocabulary_size: int, order: int = ORDER) -> None:
+        self.vocabulary_size = vocabulary_size
+        self._orders: list[_Order] = []
+        grams, contexts = np.zeros(len(tokens) + 1, dtype=np.int64), 1  # at each position the empty string
+        keys = np.empty(0, dtype=np.int64)
+        for n in range(1, min(order, len(tokens)) + 1):
+            # The n-gram that ends at each position n - 1 ... N - 1, as an index of `longer_keys`: (N - n + 1,)
+            longer_keys, longer = np.unique(grams[:-1] * vocabulary_size + tokens[n - 1 :], return_inverse=True)
+            if n > 1:
+                suffixes = np.empty(len(longer_keys), dtype=np.int64)
+                suffixes[longer] = grams[1:]
+                self._add_order(keys, np.bincount(suffixes, minlength=len(keys)), contexts)
+                contexts = len(keys)
+            keys, grams = longer_keys, longer
+        self._add_order(keys, np.bincount(grams), contexts)
+
+    def _add_order(self, keys: Integers, counts: Integers, contexts: int) -> None:
+        """Add the next order, whose n-grams `keys` have `counts` (n-grams,) after that many contexts."""
+        prefixes = keys // self.vocabulary_size
+        totals = np.bincount(prefixes, counts, contexts)  # (contexts,), 0 for what only begins the text
+        discounts = _discounts(counts)[np.minimum(counts, 3)]  # (n-grams,)
+        discounted = (counts - discounts) / np.maximum(totals, 1)[prefixes]
+        backoff = np.bincount(prefixes, discounts, contexts) / np.maximum(totals, 1)
+        backoff[totals == 0] = 1
+        self._orders.append(_Order(keys, np.append(discounted, 0), np.append(backoff, 1)))
+
+    def probabilities(self, context: ArrayLike) -> Floats:
+        """The probability of each character after the tokens `context`, of any length: (V,)."""
+        before = np.asarray(context, dtype=np.int64)[-len(self._orders) :]
+        rows = np.empty((self.vocabulary_size, len(before) + 1), dtype=np.int64)
+        rows[:, :-1], rows[:, -1] = before, np.arange(self.vocabulary_size)
+        return self._score(rows)[:, -1]
+
+    def loss(self, tokens: NDArray[Any]) -> float:
+        """Mean loss in nats over `tokens` (N,), all but the first, each after those of `tokens` before it."""
+        return _mean_loss(self._score(tokens)[1:])
+
+    def _score(self, tokens: NDArray[Any]) -> Floats:
+        """The probability of each of `tokens` (..., T) after those before it in its row: (..., T)."""
+        scores = np.full(tokens.shape, 1 / self.vocabulary_size)
+        contexts = np.zeros(tokens.shape, dtype=np.int64)
+        for order in self._orders:
+            grams = _find(order.keys, contexts * self.vocabulary_size + tokens)  # after context -1, negative: not found
+            scores = order.discounted[grams] + order.backoff[contexts] * scores
+            contexts[..., 1:], contexts[..., 0] = grams[..., :-1], -1
+        return scores
+
+
+def _discounts(counts: Integers) -> Floats:
+    """What to subtract from a count of 0, 1, 2 and of 3 or more: (4,). Chen and Goodman, equation 26."""
+    n1, n2, n3, n4 = (np.count_nonzero(counts == n) for n in (1, 2, 3, 4))
+    if 0 in (n1, n2, n3, n4):
+        return np.array([0, *FALLBACK_DISCOUNTS])
+    y = n1 / (n1 + 2 * n2)
+    estimates = [1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
+    return np.array([0, *(estimates if min(estimates) > 0 else FALLBACK_DISCOUNTS)])
+
+
+def _find(keys: Integers, wanted: Integers) -> Integers:
+    """The index of each of `wanted` (...) in the ascending `keys`, -1 where it is missing: (...)."""
+    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[places] == wanted, places, -1)
+
+
+def _mean_loss(probabilities: Floats, counts: Integers | None = None) -> float:
+    """Mean loss in nats of `probabilities`, each as often as `counts` says."""
+    return -float(np.average(np.log(probabilities), weights=counts))
+
+
+def _count_pairs(tokens: NDArray[Any], vocabulary_size: int, block: int) -> tuple[Integers, Integers]:
+    """The distinct pairs of neighbours in `tokens`, as first * V + second, ascending, and their counts: (pairs,)."""
+    pairs = counts = np.empty(0, dtype=np.int64)
+    start = 0
+    while start < len(tokens) - 1:
+        stop = start + max(block, len(pairs))  # each merge costs len(pairs), so let it bring in as many tokens
+        part = _read(tokens, start, stop + 1)
+        found, times = np.unique(part[:-1] * vocabulary_size + part[1:], return_counts=True)
+        pairs, places = np.unique(np.concatenate([pairs, found]), return_inverse=True)
+        counts = np.bincount(places, np.concatenate([counts, times])).astype(np.int64)
+        start = stop
+    return pairs, counts
+
+
+def _read(tokens: NDArray[Any], start: int, stop: int) -> Integers:
+    """A copy of `tokens[start:stop]`. The pages that it comes from, if `tokens` are a memory map, leave the process."""
+    copy, owner = tokens[start:stop].astype(np.int64), tokens
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, np.memmap) and owner.mode == "r" and isinstance(owner.base, mmap):
+        owner.base.madvise(MADV_DONTNEED)
+    return copy
