@@ -21,18 +21,6 @@ SHIPPED = load_params(Path(__file__).parents[1] / "params.yaml").train
 SETTINGS = SHIPPED.model_copy(update={"seed": 1, "max_iters": 50, "learning_rate": 0.01, "eval_interval": 10})
 
 
-class Unigram(LanguageModel):
-    """The smallest model there is: one vector of logits, whatever comes before. It overrides nothing."""
-
-    def __init__(self, vocabulary_size: int, block_size: int, rng: np.random.Generator) -> None:
-        super().__init__(vocabulary_size, block_size)
-        self.vector = nn.Parameter(torch.from_numpy(rng.standard_normal(vocabulary_size)))  # (V,)
-
-    def logits(self, index: Tensor) -> Tensor:
-        """The vector, at every position."""
-        return self.vector.expand(*index.shape, -1)  # (B, T, V)
-
-
 class Sum(LanguageModel):
     """A model of the whole context: the logits of a position are the mean of the embeddings up to it, projected."""
 
