@@ -18,7 +18,7 @@ from charlm.text.vocabulary import Vocabulary
 @click.argument("out", type=click.Path(path_type=Path))
 def main(prepare: Path, train: Path, out: Path) -> None:
     code = sources.digests()
-    vocabulary = Vocabulary.from_json((prepare / "vocabulary.json").read_text(encoding="utf-8"))
+    vocabulary = Vocabulary.load(prepare / "vocabulary.json")
     model = load_checkpoint(train / "model.safetensors", vocabulary)
     counts = [pair_counts(load_tokens(prepare / f"{part}.npy"), len(vocabulary)) for part in ("train", "test")]
     write_text(out / "metrics.json", evaluation.to_json(evaluation.evaluate(model, *counts)))

@@ -18,7 +18,7 @@ def main(download: Path, out: Path) -> None:
     code = sources.digests()
     params = load_params()
     book = download / "book.txt"
-    vocabulary, length = Vocabulary.survey(read_text(book))
+    vocabulary, length = Vocabulary.from_texts(read_text(book))
     train, test = split(length, len(vocabulary), params.data.train_fraction)
     write_text(out / "vocabulary.json", vocabulary.to_json())
     sizes = {out / "train.npy": train, out / "test.npy": test}

@@ -21,7 +21,7 @@ from charlm.text.vocabulary import Vocabulary
 def main(prepare: Path, train: Path, out: Path) -> None:
     code = sources.digests()
     params = load_params()
-    vocabulary = Vocabulary.from_json((prepare / "vocabulary.json").read_text(encoding="utf-8"))
+    vocabulary = Vocabulary.load(prepare / "vocabulary.json")
     weights = seeded_generator(params.train.seed, "weights")
     models = {
         "untrained": MODELS[params.model.name](len(vocabulary), generator=weights),

@@ -68,7 +68,7 @@ def _undisturbed_end() -> Iterator[None]:
 
 def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping[Path, str]) -> None:
     """Train on what `prepare` holds; the first process tells `run`, and leaves history and checkpoint in `out`."""
-    vocabulary = Vocabulary.from_json((prepare / "vocabulary.json").read_text(encoding="utf-8"))
+    vocabulary = Vocabulary.load(prepare / "vocabulary.json")
     device = resolve_device(params.train.device, params.train.dtype)
     generator = seeded_generator(params.train.seed, "weights")
     model = MODELS[params.model.name](len(vocabulary), generator=generator, dtype=DTYPES[params.train.dtype])
