@@ -10,7 +10,7 @@ from charlm.config import load_params
 from charlm.models.bigram import BigramLanguageModel
 from charlm.random import seeded_generator
 from charlm.summary import EXPLANATIONS
-from charlm.text import gutenberg
+from charlm.text import collection
 from charlm.text.corpus import split
 from charlm.text.vocabulary import Vocabulary
 from charlm.training.loop import train
@@ -41,9 +41,11 @@ def second_experiment() -> dict[str, float]:
 
 
 @pytest.mark.mirror
-def test_both_experiments_on_the_book_give_the_numbers(mirror: Path) -> None:
+def test_both_experiments_on_the_book_give_the_numbers(mirror: Path, tmp_path: Path) -> None:
     params = load_params(PROJECT / "params.yaml")
-    text = gutenberg.book(str(params.data.source), mirror=str(mirror), sha256=params.data.sha256)
+    data, book = params.data, tmp_path / "book.txt"
+    collection.write(book, data.source, kept=tmp_path / "texts", sha256=data.sha256, mirror=str(mirror))
+    text = book.read_text(encoding="utf-8")
     vocabulary = Vocabulary.from_text(text)
     tokens, sizes = vocabulary.encode(text), split(len(text), len(vocabulary), params.data.train_fraction)
     corpus = tokens[: sizes[0]], tokens[sizes[0] :]

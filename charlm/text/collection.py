@@ -194,7 +194,7 @@ def _existing(place: str) -> Path:
     try:
         path.open("rb").close()
     except OSError as err:
-        looked = "" if path.is_absolute() else f", looked for from the folder {Path.cwd()}"
+        looked = "" if path.is_absolute() else f", in the folder {Path.cwd()}"
         raise RefusedError(f"{err.strerror}{looked}") from err
     return path
 
