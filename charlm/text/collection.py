@@ -119,35 +119,33 @@ def write(
 
 def _no_text(sources: Sequence[str], failures: Mapping[str, str], kept: Path) -> CharlmError:
     count = len(set(sources))
-    ways = {
-        "use a mirror, a base URL or a folder with cache/epub/<number>/pg<number>.txt in it:": (
-            "CHARLM_GUTENBERG_MIRROR=<URL or folder> dvc repro" if any(map(gutenberg.book_number, failures)) else None
-        ),
-        "use a file with the text alone (and -S data.sha256=null if it is not the pinned text):": (
-            "dvc exp run -S data.source=<path>" if count == 1 else None
-        ),
-        f"fix these sources, or remove them (what was fetched is kept in {kept} and not fetched again):": (
-            "dvc repro" if count > 1 else None
-        ),
-        "use the tale that comes with charlm:": "dvc exp run -S data.source=tests/tale.txt -S data.sha256=null",
-    }
+    ways = ["use the tale that comes with charlm:\n    dvc exp run -S data.source=tests/tale.txt -S data.sha256=null"]
+    if count == 1:
+        own = "use a file with the text alone (and -S data.sha256=null if it is not the pinned text):"
+        ways.insert(0, f"{own}\n    dvc exp run -S data.source=<path>")
+    else:
+        stays = f"what was fetched is kept in {kept} and not fetched again"
+        ways.insert(0, f"fix these sources, or remove them ({stays}):\n    dvc repro")
+    if any(map(gutenberg.book_number, failures)):
+        mirror = "use a mirror, a base URL or a folder with cache/epub/<number>/pg<number>.txt in it:"
+        ways.insert(0, f"{mirror}\n    CHARLM_GUTENBERG_MIRROR=<URL or folder> dvc repro")
     which = f"data.source {sources[0]}" if count == 1 else f"{len(failures)} of the {count} sources in data.source"
     return CharlmError(
         f"No text came for {which}:{indented(failures.values())}",
         "Expected a Project Gutenberg page (https://www.gutenberg.org/ebooks/22566, or gutenberg:22566), the http(s) "
         "address of a text, the path of a text file, a pattern of such paths (books/*.txt), or a list of these.",
-        "Ways out:" + indented(f"{way}\n    {command}" for way, command in ways.items() if command),
+        f"Ways out:{indented(ways)}",
     )
 
 
 def _other_text(sources: Sequence[str], joined: "_JoinedText", expected: str, kept: Path) -> CharlmError:
     again = f" To fetch every text again, delete {kept}." if kept.is_dir() else ""
     return CharlmError(
-        f"data.source, {short_source(sources)}, gives another text than the pinned one.\n"
+        f"data.source ({short_source(sources)}) does not give the pinned text.\n"
         f"  found:    {joined.digest.hexdigest()} ({joined.characters:,} characters)",
         f"  expected: {expected} (data.sha256)",
         "If you want this text, set data.sha256 to the digest found, or to null to accept any text.\n"
-        f"If not, check data.source and the order in it.{again}",
+        f"If not, check the sources and their order.{again}",
     )
 
 

@@ -308,21 +308,21 @@ def test_another_text_than_the_pinned_one_is_refused_with_both_digests(
     found = digest("One\n")
     advice = "If you want this text, set data.sha256 to the digest found, or to null to accept any text."
     assert collect.refused("a.txt", sha256="0" * 64) == [
-        "data.source, a.txt, gives another text than the pinned one.",
+        "data.source (a.txt) does not give the pinned text.",
         f"  found:    {found} (4 characters)",
         f"  expected: {'0' * 64} (data.sha256)",
         advice,
-        "If not, check data.source and the order in it.",
+        "If not, check the sources and their order.",
     ]
     server.texts["/b"], found = "Two\n", digest("One\n\nTwo\n")
     *lines, last = collect.refused("a.txt", f"{server.url}/b", sha256="0" * 64)
     assert lines == [
-        "data.source, 2 texts, gives another text than the pinned one.",
+        "data.source (2 texts) does not give the pinned text.",
         f"  found:    {found} (9 characters)",
         f"  expected: {'0' * 64} (data.sha256)",
         advice,
     ]
-    assert last == f"If not, check data.source and the order in it. To fetch every text again, delete {collect.kept}."
+    assert last == f"If not, check the sources and their order. To fetch every text again, delete {collect.kept}."
 
 
 def test_the_tale_that_the_ways_out_name_is_there(collect: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
