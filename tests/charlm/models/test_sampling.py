@@ -53,7 +53,7 @@ def test_a_prompt_with_an_unknown_character_is_refused(model: BigramLanguageMode
     assert str(err.value) == (
         "The prompt (for the pipeline, sample.prompt in params.yaml) cannot be used. "
         "Character '?' (U+003F, QUESTION MARK) at position 2 is not among the 7 characters of the vocabulary.\n"
-        "Leave it out, or train on a text that holds it."
+        "Remove it, or train on a text that contains it."
     )
 
 
