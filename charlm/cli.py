@@ -108,7 +108,7 @@ def generate(prompt: str, length: int, temperature: float, seed: int | None, mod
         from charlm.models.sampling import sample
         from charlm.text.vocabulary import Vocabulary
 
-        vocabulary = Vocabulary.from_json(characters.read_text(encoding="utf-8"))
+        vocabulary = Vocabulary.load(characters)
         trained = load_checkpoint(checkpoint, vocabulary)
         text = sample(trained, vocabulary, prompt, max_new_tokens=length, temperature=temperature, seed=seed)
     click.echo(text)

@@ -8,10 +8,6 @@ import numpy as np
 import pytest
 
 from charlm.config import TrainParams, load_params
-from charlm.models.bigram import BigramLanguageModel
-from charlm.random import seeded_generator
-from charlm.summary import EXPLANATIONS
-from charlm.config import TrainParams, load_params
 from charlm.models import trainable
 from charlm.random import generator
 from charlm.summary import EXPLANATIONS

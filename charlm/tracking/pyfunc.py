@@ -27,7 +27,7 @@ class CharacterModel(PythonModel):
         from charlm.text.vocabulary import Vocabulary
 
         checkpoint, vocabulary = (Path(context.artifacts[name]) for name in ("checkpoint", "vocabulary"))
-        self.vocabulary = Vocabulary.from_json(vocabulary.read_text(encoding="utf-8"))
+        self.vocabulary = Vocabulary.load(vocabulary)
         self.model = load_checkpoint(checkpoint, self.vocabulary)
 
     def predict(
