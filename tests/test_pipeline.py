@@ -54,12 +54,12 @@ def is_complete(project: Path, run: MlflowRun) -> bool:
     """Whether the run holds all that the record gives it; what only a live training knows is not asked for."""
     figures = {f"{name}/{split}" for name in ("bits_per_char", "perplexity", "loss") for split in ("train", "test")}
     [model] = client(project).search_logged_models(["1"], f"source_run_id = '{run.info.run_id}'")
-    references = {f"reference/{name}" for name in ("uniform", "unigram", "bigram_counts", "bigram_floor")}
+    references = {f"reference/{name}" for name in ("uniform", "unigram", "bigram_counts", "bigram_floor", "kneser_ney")}
     return (
         run.info.status == "FINISHED"
         and artifacts(run).keys() == ARTIFACTS
         and figures | references | {"loss/batch"} <= run.data.metrics.keys()
-        and len(run.data.params) == 17
+        and len(run.data.params) == 22
         and len(run.inputs.dataset_inputs) == 2
         and "nats per character" in run.data.tags["mlflow.note.content"]
         and (model.name, model.status) == ("charlm", "READY")
@@ -102,8 +102,8 @@ def test_first_run_is_recorded_whole(finished_project: Path) -> None:
     for name, value in metrics["reference"].items():
         assert run.data.metrics[f"reference/{name}"] == value
     params = load_params(finished_project / "params.yaml")
-    values = flatten(data=params.data, model=params.model, train=params.train, sample=params.sample)
-    shown = {"data.sha256": "null", "sample.prompt": '"\\n"'}
+    values = flatten(params)
+    shown = {"data.sha256": "null", "train.grad_clip": "null", "sample.prompt": '"\\n"'}
     assert run.data.params == {key: shown.get(key, str(value)) for key, value in values.items()}
     [train, test] = [entry.dataset for entry in run.inputs.dataset_inputs]
     assert (train.name, test.name, train.source) == ("tale train", "tale test", '{"uri": "tests/tale.txt"}')
@@ -206,18 +206,18 @@ def test_changed_sample_after_a_lost_store_is_recorded_as_restored_beside_the_ea
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_queue_of_twelve_leaves_every_run_in_the_one_store(project: Path, run: Run) -> None:
-    """A grid, some of it too much: DVC's own table tells nothing of why an experiment failed."""
+def test_queue_leaves_every_run_in_the_one_store(project: Path, run: Run) -> None:
+    """A grid, one of it too much: DVC's own table does not say why an experiment failed."""
     (project / "mlflow.db").unlink()  # two workers then make its tables at once
-    grid = ("train.learning_rate=0.1,1.0,1e300", "train.batch_size=range(4,17,4)")
+    grid = ("train.learning_rate=0.1,1e300", "train.batch_size=4,8")
     sets = [word for values in grid for word in ("-S", values)]
     run(project, "dvc", "exp", "run", "--queue", "--name", "rates", *sets)
     run(project, "dvc", "queue", "start", "--jobs", "2")
     while re.search(r"Queued|Running", status := run(project, "dvc", "queue", "status").stdout):
-        time.sleep(5)  # to ask takes a core a second
-    assert (status.count("Success"), status.count("Failed")) == (8, 4), status
+        time.sleep(2)  # to ask takes a core a second
+    assert (status.count("Success"), status.count("Failed")) == (2, 2), status
     held = {found.info.run_name: found for found in runs(project)}
-    values = [(rate, size) for rate in ("0.1", "1.0", "1e+300") for size in ("4", "8", "12", "16")]
+    values = [("0.1", "4"), ("0.1", "8"), ("1e+300", "4"), ("1e+300", "8")]
     assert {
         name: (found.data.params["train.learning_rate"], found.data.params["train.batch_size"])
         for name, found in held.items()
@@ -258,7 +258,7 @@ def test_three_mistakes_in_params_are_told_in_one_message_without_a_traceback(pr
         "  data.train_fraction: found 2, expected less than 1\n"
         "  train.batch_size: found 'four', expected integer\n"
         "  train.learning_rat: unknown key; did you mean learning_rate?\n"
-        "Mend the file, then run again.\n"
+        "Fix the file, then run again.\n"
     ) in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
