@@ -15,7 +15,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
 from charlm.config import Params, TrainParams, flatten, load_params, project_root
 from charlm.files import sha256, write_text
-from charlm.models import checkpoint, trainable
+from charlm.models import checkpoint, trainable_class
 from charlm.random import generator
 from charlm.text.corpus import Split
 from charlm.text.vocabulary import Vocabulary
@@ -65,7 +65,7 @@ def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping
     settings, name, seed = params.model.settings.model_dump(), params.model.name, params.train.seed
     device = resolve_device(params.train.device, params.train.dtype)
     weights = generator(seed, "weights")
-    model = trainable(name).initial(len(vocabulary), params.train.block_size, weights, **settings)
+    model = trainable_class(name).initial(len(vocabulary), params.train.block_size, weights, **settings)
     model = model.to(device, DTYPES[params.train.dtype])
     micro_batches = params.train.gradient_accumulation_steps
     with processes.joined(device, micro_batches, lambda: _agreed(params, prepare, device, code)) as joined:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from charlm.config import TrainParams, load_params
-from charlm.models import trainable
+from charlm.models import trainable_class
 from charlm.random import generator
 from charlm.summary import EXPLANATIONS
 from charlm.text.collection import write
@@ -49,7 +49,7 @@ def test_both_experiments_on_the_book_give_the_numbers(mirror: Path, tmp_path: P
     assert f"| {size**2:,} weights |" in README
 
     def points(settings: TrainParams) -> list[Point]:
-        model = trainable("bigram").initial(size, settings.block_size, generator(settings.seed, "weights"))
+        model = trainable_class("bigram").initial(size, settings.block_size, generator(settings.seed, "weights"))
         return list(train(model, *splits, settings, generator(settings.seed, "batches")))
 
     course = points(shipped.train)
