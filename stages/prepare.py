@@ -20,7 +20,7 @@ def main(download: Path, out: Path) -> None:
     save_tokens(dict(zip(paths, sizes, strict=True)), vocabulary.dtype, map(vocabulary.encode, read_text(book)))
     train, test = (Split.load(path, len(vocabulary)) for path in paths)
     write_text(out / "vocabulary.json", vocabulary.to_json())
-    write_json(out / "references.json", references(train.tokens, test.tokens, len(vocabulary)))
+    write_json(out / "references.json", references(train, test))
 
 
 if __name__ == "__main__":

@@ -129,7 +129,11 @@ def test_one_place_alone_knows_a_library(library: str, owner: str | None) -> Non
 def test_imports_point_one_way() -> None:
     """No module imports itself by any way, none a layer that comes after its own."""
     layers = {name: number for number, layer in enumerate(LAYERS) for name in layer}
-    assert {path.name for path in (PROJECT / "charlm").iterdir()} - {"__init__.py", "__pycache__", "py.typed"} == layers.keys()
+    assert {path.name for path in (PROJECT / "charlm").iterdir()} - {
+        "__init__.py",
+        "__pycache__",
+        "py.typed",
+    } == layers.keys()
     found = {module: sorted(imports(module)) for module in MODULES}
     assert [module for module in MODULES if module in all_imports(module)] == []
     wrong = [

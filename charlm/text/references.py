@@ -10,11 +10,12 @@ text in memory; the other references read it block by block.
 
 import math
 from dataclasses import dataclass
-from mmap import MADV_DONTNEED, mmap
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from charlm.text.corpus import Split
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -23,21 +24,20 @@ MAX_CHARACTERS = 20_000_000
 """Longest text, both splits together, to get a Kneser-Ney model: half a minute and 1 GB, 3 GB if no 6-gram recurs."""
 FALLBACK_DISCOUNTS = np.array([0, 0.5, 1, 1.5])
 """For counts of 0, 1, 2 and 3 or more where a text gives no estimates: those of KenLM's `--discount_fallback`."""
-BLOCK = 2**18
+DENSE = 2**22
+"""Pairs of characters that are counted in a table, which is faster; those of a larger vocabulary are sorted."""
 
 
-def references(
-    train: NDArray[Any], test: NDArray[Any], vocabulary_size: int, block: int = BLOCK, limit: int = MAX_CHARACTERS
-) -> dict[str, float]:
-    """Losses in nats per character on the tokens `test` (M,), given the tokens `train` (N,); M and N are at least 2.
+def references(train: Split, test: Split, limit: int = MAX_CHARACTERS) -> dict[str, float]:
+    """Losses in nats per character on `test`, given `train`; each has two characters at least.
 
     uniform: every character equally likely. unigram, bigram_counts: add-one counts of characters and of pairs.
     bigram_floor: the conditional entropy of the train split, the least train loss of any bigram. kneser_ney: absent if
     the splits have more than `limit` characters. Each is a mean over every character of a split but its first.
     """
-    pairs, counts = _count_pairs(train, vocabulary_size, block)
-    test_pairs, test_counts = _count_pairs(test, vocabulary_size, block)
-    firsts, seconds = (np.bincount(part, counts, vocabulary_size) for part in np.divmod(pairs, vocabulary_size))  # (V,)
+    vocabulary_size = train.vocabulary_size
+    (pairs, counts), (test_pairs, test_counts) = _count_pairs(train), _count_pairs(test)
+    firsts, seconds = (np.bincount(half, counts, vocabulary_size) for half in np.divmod(pairs, vocabulary_size))  # (V,)
     test_firsts, test_seconds = np.divmod(test_pairs, vocabulary_size)
     known = np.append(counts, 0)[_find(pairs, test_pairs)]
     losses = {
@@ -47,7 +47,7 @@ def references(
         "bigram_floor": _mean_loss(counts / firsts[pairs // vocabulary_size], counts),
     }
     if len(train) + len(test) <= limit:
-        losses["kneser_ney"] = KneserNey(train, vocabulary_size).loss(test)
+        losses["kneser_ney"] = KneserNey(train.tokens, vocabulary_size).loss(test.tokens)
     return {name: round(loss, 6) + 0.0 for name, loss in losses.items()}
 
 
@@ -139,25 +139,14 @@ def _mean_loss(probabilities: Floats, counts: Integers | None = None) -> float:
     return -float(np.average(np.log(probabilities), weights=counts))
 
 
-def _count_pairs(tokens: NDArray[Any], vocabulary_size: int, block: int) -> tuple[Integers, Integers]:
-    """The distinct pairs of neighbours in `tokens`, as first * V + second, ascending, and their counts: (pairs,)."""
+def _count_pairs(split: Split) -> tuple[Integers, Integers]:
+    """The distinct pairs of neighbours in `split`, as first * V + second, ascending, and their counts: (pairs,)."""
+    if split.vocabulary_size**2 <= DENSE:
+        pairs = np.flatnonzero(split.pairs)
+        return pairs, split.pairs.ravel()[pairs]
     pairs = counts = np.empty(0, dtype=np.int64)
-    start = 0
-    while start < len(tokens) - 1:
-        stop = start + max(block, len(pairs))  # each merge costs len(pairs), so let it bring in as many tokens
-        part = _read(tokens, start, stop + 1)
-        found, times = np.unique(part[:-1] * vocabulary_size + part[1:], return_counts=True)
+    for block in split.overlapping_blocks():
+        found, times = np.unique(block[:-1] * split.vocabulary_size + block[1:], return_counts=True)
         pairs, places = np.unique(np.concatenate([pairs, found]), return_inverse=True)
         counts = np.bincount(places, np.concatenate([counts, times])).astype(np.int64)
-        start = stop
     return pairs, counts
-
-
-def _read(tokens: NDArray[Any], start: int, stop: int) -> Integers:
-    """A copy of `tokens[start:stop]`. The pages that it comes from, if `tokens` are a memory map, leave the process."""
-    copy, owner = tokens[start:stop].astype(np.int64), tokens
-    while isinstance(owner.base, np.ndarray):
-        owner = owner.base
-    if isinstance(owner, np.memmap) and owner.mode == "r" and isinstance(owner.base, mmap):
-        owner.base.madvise(MADV_DONTNEED)
-    return copy

@@ -26,14 +26,13 @@ LARGEST_LOSS = math.log(sys.float_info.max)
 
 def train(
     model: LanguageModel,
-    train_split: Split,
-    test_split: Split,
+    splits: Sequence[Split],
     settings: TrainParams,
     rng: np.random.Generator,
     *,
     processes: Processes | None = None,
 ) -> Iterator[Point]:
-    """Train `model` in place; yield a Point before the first step, at every eval_interval and after the last step.
+    """Train `model` in place on the first of two `splits`, train and test; yield a Point before the first step, at every eval_interval and after the last step.
 
     The points estimate the losses of both splits, but for the last, which is exact and of the weights in float32, as a
     checkpoint keeps them: the model has such weights at the end. `rng` draws the batches, on the CPU.
@@ -41,7 +40,6 @@ def train(
     Raises CharlmError before the first step when a split is shorter than a block, and at the step at which a loss is
     no longer a number.
     """
-    splits = (train_split, test_split)
     for split in splits:
         split.require_block(settings.block_size)
 
@@ -54,7 +52,7 @@ def train(
 
     yield point(0, estimate, None)
     update = optimizer(list(model.parameters()), settings)
-    windows = train_split.random_windows(settings.batch_size, settings.block_size, rng)
+    windows = splits[0].random_windows(settings.batch_size, settings.block_size, rng)
     batch_losses = _steps(model, windows, settings, update, processes)
     for step, batch_loss in enumerate(batch_losses, start=1):
         if step == settings.max_iters:

@@ -1,7 +1,6 @@
 """Reference losses, compared with loops over every position and with Kneser-Ney written with dictionaries."""
 
 import math
-import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.text import gutenberg
+from charlm.text import collection, corpus
+from charlm.text.corpus import Split
 from charlm.text.references import FALLBACK_DISCOUNTS, KneserNey, _discounts, references
 from charlm.text.vocabulary import Vocabulary
 
@@ -22,6 +22,11 @@ TALE = Path(__file__).parents[2] / "tale.txt"
 TOKENS = st.lists(st.integers(0, V - 2), min_size=2, max_size=80).map(lambda tokens: np.array(tokens, dtype=np.uint8))
 CONTEXTS = st.lists(st.integers(0, V - 1), max_size=8)  # V - 1 is in no text
 ORDERS = st.integers(1, 6)
+
+
+def of(train: np.ndarray, test: np.ndarray, size: int, **limit: int) -> dict[str, float]:
+    """The references of two arrays of tokens."""
+    return references(Split("train", train, size), Split("test", test, size), **limit)
 
 
 def slow_kneser_ney(tokens: list[int], size: int, order: int) -> Callable[[tuple[int, ...], int], float]:
@@ -104,7 +109,7 @@ def test_one_repeated_character_gives_finite_losses(size: int, length: int) -> N
     same, other = KneserNey(tokens, size).loss(tokens), KneserNey(tokens, size).loss(np.zeros_like(tokens))
     assert 0 <= same <= other
     assert math.isfinite(other)
-    assert all(math.isfinite(loss) for loss in references(tokens, tokens, size).values())
+    assert all(math.isfinite(loss) for loss in of(tokens, tokens, size).values())
 
 
 @pytest.mark.parametrize(
@@ -121,11 +126,12 @@ def test_discounts_are_estimated_or_those_to_fall_back_on(counts: list[int], dis
 
 
 @pytest.mark.mirror
-def test_the_book_gives_1_457(mirror: Path) -> None:
-    text = gutenberg.book("https://www.gutenberg.org/ebooks/22566", mirror=str(mirror))
+def test_the_book_gives_1_457(mirror: Path, tmp_path: Path) -> None:
+    collection.write(tmp_path / "book.txt", ["gutenberg:22566"], mirror=str(mirror), kept=tmp_path)
+    text = (tmp_path / "book.txt").read_text(encoding="utf-8")
     vocabulary = Vocabulary.from_text(text)
     train, test = np.split(vocabulary.encode(text), [int(0.8 * len(text))])
-    assert references(train, test, len(vocabulary))["kneser_ney"] == pytest.approx(1.457, abs=0.001)
+    assert of(train, test, len(vocabulary))["kneser_ney"] == pytest.approx(1.457, abs=0.001)
 
 
 # The others
@@ -139,7 +145,7 @@ def test_references_are_those_of_a_loop(train: np.ndarray, test: np.ndarray) -> 
     unigram = [math.log((seconds[b] + 1) / (len(train) - 1 + V)) for _, b in positions]
     bigram = [math.log((pairs[a, b] + 1) / (firsts[a] + V)) for a, b in positions]
     floor = [math.log(pairs[a, b] / firsts[a]) for a, b in pairwise(train.tolist())]
-    assert references(train, test, V) == pytest.approx(
+    assert of(train, test, V) == pytest.approx(
         {
             "uniform": math.log(V),
             "unigram": -sum(unigram) / len(unigram),
@@ -151,31 +157,35 @@ def test_references_are_those_of_a_loop(train: np.ndarray, test: np.ndarray) -> 
     )
 
 
-@given(TOKENS, TOKENS, st.integers(1, 80))
-def test_the_size_of_a_block_changes_nothing(train: np.ndarray, test: np.ndarray, block: int) -> None:
-    assert references(train, test, V, block=block) == references(train, test, V)
+@given(TOKENS, TOKENS, st.integers(1, 80), st.sampled_from([0, V**2]))
+def test_neither_the_size_of_a_block_nor_the_way_of_counting_changes_a_number(
+    train: np.ndarray, test: np.ndarray, block: int, dense: int
+) -> None:
+    expected = of(train, test, V)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "BLOCK", block)
+        patch.setattr("charlm.text.references.DENSE", dense)
+        assert of(train, test, V) == expected
 
 
 def test_kneser_ney_is_left_out_above_the_limit() -> None:
     train, test = np.zeros(6, dtype=np.uint8), np.zeros(4, dtype=np.uint8)
-    assert "kneser_ney" in references(train, test, V, limit=10)
-    assert list(references(train, test, V, limit=9)) == ["uniform", "unigram", "bigram_counts", "bigram_floor"]
+    assert "kneser_ney" in of(train, test, V, limit=10)
+    assert list(of(train, test, V, limit=9)) == ["uniform", "unigram", "bigram_counts", "bigram_floor"]
 
 
 def test_a_vocabulary_of_any_size_costs_nothing_quadratic() -> None:
     size = 1_114_112  # all code points: their pairs would take 9 TB
     tokens = np.random.default_rng(0).integers(0, size, 10_000).astype(np.uint32)
-    assert references(tokens[:8000], tokens[8000:], size)["kneser_ney"] == pytest.approx(math.log(size), rel=0.1)
+    assert of(tokens[:8000], tokens[8000:], size)["kneser_ney"] == pytest.approx(math.log(size), rel=0.1)
 
 
-def test_a_memory_map_is_read_in_constant_memory(tmp_path: Path) -> None:
-    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(0, V, 2**26, dtype=np.uint8))
-    tokens = np.asarray(np.load(tmp_path / "tokens.npy", mmap_mode="r"))
+@pytest.mark.parametrize("dense", [0, V**2])
+def test_a_memory_map_is_read_in_constant_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dense: int) -> None:
+    monkeypatch.setattr("charlm.text.references.DENSE", dense)
+    np.save(tmp_path / "train.npy", np.random.default_rng(0).integers(0, V, 2**24, dtype=np.uint8))
+    split = Split.load(tmp_path / "train.npy", V)
     before = psutil.Process().memory_info().rss
-    tracemalloc.start()
-    found = references(tokens[: 2**25], tokens[2**25 :], V, limit=0)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    found = references(split, split, limit=0)
     assert found["bigram_floor"] == pytest.approx(math.log(V), abs=1e-5)
-    assert peak < 2**24
-    assert psutil.Process().memory_info().rss - before < 2**24  # without the 64 MiB of the file
+    assert psutil.Process().memory_info().rss - before < 2**23  # without the 16 MiB of the file
