@@ -32,10 +32,11 @@ def train(
     *,
     processes: Processes | None = None,
 ) -> Iterator[Point]:
-    """Train `model` in place on the first of two `splits`, train and test; yield a Point before the first step, at every eval_interval and after the last step.
+    """Train `model` in place on the first of `splits`, train and test; yield points of the loss curve of both.
 
-    The points estimate the losses of both splits, but for the last, which is exact and of the weights in float32, as a
-    checkpoint keeps them: the model has such weights at the end. `rng` draws the batches, on the CPU.
+    One before the first step, at every eval_interval and after the last step. They are estimates, but for the last, which
+    is exact and of the weights in float32, as a checkpoint keeps them: the model has such weights at the end. `rng`
+    draws the batches, on the CPU.
 
     Raises CharlmError before the first step when a split is shorter than a block, and at the step at which a loss is
     no longer a number.
