@@ -34,9 +34,9 @@ def train(
 ) -> Iterator[Point]:
     """Train `model` in place on the first of `splits`, train and test; yield points of the loss curve of both.
 
-    One before the first step, at every eval_interval and after the last step. They are estimates, but for the last, which
-    is exact and of the weights in float32, as a checkpoint keeps them: the model has such weights at the end. `rng`
-    draws the batches, on the CPU.
+    There is one before the first step, at every eval_interval and after the last step. They are estimates, but for the
+    last, which is exact and of the weights in float32, as a checkpoint keeps them: the model has such weights at the
+    end. `rng` draws the batches, on the CPU.
 
     Raises CharlmError before the first step when a split is shorter than a block, and at the step at which a loss is
     no longer a number.
