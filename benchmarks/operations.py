@@ -151,7 +151,7 @@ def _charlm(book: Book, params: Params, store: Path | None) -> float:
             for point in points:
                 run.log(point, 0.0)
 
-    with _one_thread():
+    with one_thread():
         return time_call(run_all, settings.max_iters)
 
 
@@ -160,7 +160,7 @@ def _refuse(message: str) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """PyTorch with one thread, as in the train stage."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -186,7 +186,7 @@ def _lightning(book: Book, iterations: int, store: Path) -> Timer:
         raise CharlmError(f"There is no module {err.name}.", fix="`make bench` installs it.") from err
 
     def timer() -> float:
-        with _one_thread():
+        with one_thread():
             return lightning.train(book.data["train"], book.size, iterations, f"sqlite:///{store}/mlflow.db")
 
     return timer
