@@ -55,25 +55,23 @@ def comparisons(root: Path, scale: Scale) -> list[Comparison]:
     iterations, lightning_iterations, tracked = scale.iterations, scale.lightning_iterations, scale.tracked_iterations
     settings = f"{iterations:,} iterations with the notebook's settings, float64, losses and logging on"
     against_lightning = f"{lightning_iterations:,} iterations against PyTorch Lightning with MLFlowLogger"
-    tracking = f"{tracked:,} iterations with tracking, from the start of the run to its end"
-    rows = {
-        "iteration": Row("iteration", settings, "iteration", CHARLM, NOTEBOOK, Aim(0.5)),
-        "lightning": Row("lightning", against_lightning, "iteration", CHARLM, LIGHTNING, Aim(0.1)),
-        "tracking": Row("tracking", tracking, "iteration", CHARLM, "CHARLM_TRACKING=off", Aim(1.05)),
-    }
+    with_tracking = f"{tracked:,} iterations with tracking, from the start of the run to its end"
+    iteration = Row("iteration", settings, "iteration", CHARLM, NOTEBOOK, Aim(0.5))
+    lightning = Row("lightning", against_lightning, "iteration", CHARLM, LIGHTNING, Aim(0.1))
+    tracking = Row("tracking", with_tracking, "iteration", CHARLM, "CHARLM_TRACKING=off", Aim(1.05))
     return [
         *(_speed_check(device, scale.side) for device in _devices()),
         _encode(root, "encode-book", "ASCII", texts.BOOK, Aim(1 / 50)),
         _encode(root, "encode-ascii", "ASCII", scale.large, Aim(1 / 50)),
         _encode(root, "encode-multilingual", "multilingual", scale.large // 10, Aim(1 / 20)),
-        _tracked(book, rows["iteration"], iterations, lambda _: partial(_notebook, book, iterations)),
-        _tracked(book, rows["lightning"], lightning_iterations, partial(_lightning, book, lightning_iterations)),
+        _tracked(book, iteration, iterations, lambda _: partial(_notebook, book, iterations)),
+        _tracked(book, lightning, lightning_iterations, partial(_lightning, book, lightning_iterations)),
         _wide_iteration(book, scale.wide_iterations),
         _generate(book, 1, short, Aim(1 / 2)),
         _generate(book, 1, long, Aim(1 / 20)),
         _generate(book, scale.sequences, short, Aim(1 / 200)),
         _loss(book),
-        _tracked(book, rows["tracking"], tracked, lambda _: partial(_charlm, book, _params(book, tracked), None)),
+        _tracked(book, tracking, tracked, lambda _: partial(_charlm, book, _params(book, tracked), None)),
     ]
 
 

@@ -46,7 +46,7 @@ def terminal(results: Sequence[Result]) -> "rich.table.Table":
 
 def markdown(table: Table, curve: Curve, notes: str) -> str:
     """docs/benchmarks.md: the table, the growth, and the hand-written `notes`."""
-    parts = [
+    sections = [
         "# Benchmarks",
         "`python -m benchmarks` writes this page; the text after the tables comes from benchmarks/notes.md. A time is "
         "a median, with the quartiles in brackets. The two sides of a row take turns. Below 1 ×, charlm takes less "
@@ -56,7 +56,7 @@ def markdown(table: Table, curve: Curve, notes: str) -> str:
         *(_growth(curve) if curve.points else ["Not measured yet: run `python -m benchmarks --growth 1,10,100,1000`."]),
         notes.strip(),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(sections) + "\n"
 
 
 def duration(seconds: float) -> str:
@@ -115,8 +115,8 @@ def _growth(curve: Curve) -> list[str]:
     )
     header = ("text", "stage", "seconds", "peak memory")
     return [
-        "Each stage runs in a process of its own, on books of 230 kB. The seconds are a median, the peak is the "
-        "largest. A megabyte is 10⁶ bytes of UTF-8.",
+        "Each stage runs in its own process, on books of 230 kB. The seconds are a median, the peak is the largest. "
+        "A megabyte is 10⁶ bytes of UTF-8.",
         _markdown_table(("", ""), curve.settings.items()),
         "![Seconds and peak memory of each stage by the size of the text](images/growth.png)",
         _markdown_table(("text", "MB", *header[1:]), measured),

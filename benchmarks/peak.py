@@ -1,6 +1,6 @@
 """Run a command; print as JSON its exit code, its seconds and the peak of its resident memory in bytes.
 
-A small process of its own, because Linux starts a new process's peak at what its parent uses.
+It is a small process, because Linux starts the peak of a new process at what its parent uses.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The whole pipeline and single commands, timed as processes in a copy of the project with a text of its own."""
+"""The whole pipeline and single commands, timed as processes in a copy of the project with another text."""
 
 import os
 import shutil
