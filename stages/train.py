@@ -61,7 +61,7 @@ def _undisturbed_end() -> Iterator[None]:
 def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping[Path, str]) -> None:
     """Train on what `prepare` has; the first process tells `run`, and leaves history and checkpoint in `out`."""
     vocabulary = Vocabulary.load(prepare / "vocabulary.json")
-    splits = [Split.load(prepare / f"{name}.npy", len(vocabulary)) for name in ("train", "test")]
+    splits = tuple(Split.load(prepare / f"{name}.npy", len(vocabulary)) for name in ("train", "test"))
     settings, name, seed = params.model.settings.model_dump(), params.model.name, params.train.seed
     device = resolve_device(params.train.device, params.train.dtype)
     weights = generator(seed, "weights")
@@ -69,7 +69,7 @@ def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping
     model = model.to(device, DTYPES[params.train.dtype])
     micro_batches = params.train.gradient_accumulation_steps
     with processes.joined(device, micro_batches, lambda: _agreed(params, prepare, device, code)) as joined:
-        points = train(model, *splits, params.train, generator(seed, "batches"), processes=joined)
+        points = train(model, splits, params.train, generator(seed, "batches"), processes=joined)
         if processes.rank() == 0:
             write_text(out / "history.csv", history.to_csv(_shown(points, params.train, run)))
             checkpoint.save(out / "model.safetensors", model, name, settings, vocabulary)

@@ -50,7 +50,7 @@ def test_both_experiments_on_the_book_give_the_numbers(mirror: Path, tmp_path: P
 
     def points(settings: TrainParams) -> list[Point]:
         model = trainable_class("bigram").initial(size, settings.block_size, generator(settings.seed, "weights"))
-        return list(train(model, *splits, settings, generator(settings.seed, "batches")))
+        return list(train(model, splits, settings, generator(settings.seed, "batches")))
 
     course = points(shipped.train)
     batches = [point.batch_loss for point in course if point.batch_loss is not None]

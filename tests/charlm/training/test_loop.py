@@ -26,7 +26,7 @@ def trained(kind: Callable[..., LanguageModel] = bigram, **changes: Any) -> tupl
     given = settings(**changes)
     model = bigram(V, given.seed) if kind is bigram else kind(V, given.block_size, generator(given.seed, "weights"))
     model = model.to(DTYPES[given.dtype])
-    return model, list(train(model, TRAIN, TEST, given, generator(given.seed, "batches")))
+    return model, list(train(model, (TRAIN, TEST), given, generator(given.seed, "batches")))
 
 
 def weights(model: LanguageModel) -> bytes:
@@ -82,10 +82,10 @@ def test_last_point_is_exact_and_of_the_weights_that_a_checkpoint_keeps() -> Non
 
 def test_points_of_a_bigram_are_exact_and_those_of_others_estimates() -> None:
     model = bigram()
-    for point in train(model, TRAIN, TEST, settings(), generator(1, "batches")):
+    for point in train(model, (TRAIN, TEST), settings(), generator(1, "batches")):
         assert [point.train_loss, point.test_loss] == [model.loss_over(split) for split in (TRAIN, TEST)]
     other = Sum(V, 8, generator(1, "weights"))
-    first = next(train(other, TRAIN, TEST, settings(eval_iters=3), generator(1, "batches")))
+    first = next(train(other, (TRAIN, TEST), settings(eval_iters=3), generator(1, "batches")))
     windows = torch.from_numpy(TEST.even_windows(12, 8))
     assert first.test_loss == pytest.approx(other(windows[:, :-1], windows[:, 1:])[1].item(), rel=1e-12)
 
@@ -111,7 +111,7 @@ def test_measuring_changes_no_result(kind: Any) -> None:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_long_training_comes_to_the_floor_of_all_bigrams(dtype: str) -> None:
-    floor = references(TRAIN.tokens, TRAIN.tokens, V)["bigram_floor"]
+    floor = references(TRAIN, TRAIN)["bigram_floor"]
     _, points = trained(
         max_iters=400, eval_interval=400, learning_rate=0.05, weight_decay=0.0, batch_size=32, dtype=dtype
     )
@@ -177,7 +177,7 @@ def test_divergence_at_the_last_update_is_noticed(rate: float, loss: str) -> Non
 def test_a_split_without_a_block_is_refused_before_the_first_point(name: str, lengths: tuple[int, int]) -> None:
     splits = [Split(n, TRAIN.tokens[:size], V) for n, size in zip(("train", "test"), lengths, strict=True)]
     with pytest.raises(CharlmError) as err:
-        next(train(bigram(), *splits, settings(), generator(1, "batches")))
+        next(train(bigram(), splits, settings(), generator(1, "batches")))
     assert str(err.value) == (
         f"The {name} split of the text has {min(lengths)} characters.\n"
         "A block of train.block_size=8 needs at least 9.\n"
