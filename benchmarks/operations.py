@@ -140,8 +140,7 @@ def _charlm(book: Book, params: Params, store: Path | None) -> float:
     """Seconds an iteration of charlm's loop with exact losses, and its MLflow run in `store` from start to end."""
     settings, rng = params.train, partial(generator, params.train.seed)
     model = BigramLanguageModel.initial(book.size, settings.block_size, rng("weights")).to(DTYPES[settings.dtype])
-    train_split, test_split = book.splits()
-    points = train(model, train_split, test_split, settings, rng("batches"))
+    points = train(model, book.splits(), settings, rng("batches"))
 
     def run_all() -> None:
         tracked = store is not None
