@@ -30,8 +30,8 @@ test: $(READY)  ## run every test, without the internet
 	python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)) --dist loadgroup
 
 bench: .venv/bench/.ready  ## measure charlm beside the notebook and write docs/benchmarks.md
-	PYTHONPATH=$(CURDIR)/.venv/bench charlm bench
-	charlm bench --growth 1,10,100,1000
+	PYTHONPATH=$(CURDIR)/.venv/bench python -m benchmarks
+	python -m benchmarks --growth 1,10,100,1000
 
 screenshots: $(READY)  ## write the pictures of the UI in docs/images; needs Chromium
 	python -m pytest tests/test_ui.py --screenshots docs/images
