@@ -14,6 +14,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import torch
 from filelock import FileLock
 from ruamel.yaml import YAML
 
@@ -50,6 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
         config.option.basetemp = Path(tempfile.mkdtemp(prefix="charlm-tests-", dir=MEMORY))
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+    torch.set_num_threads(1)  # the tests run in parallel as it is
     hypothesis.settings.register_profile(
         "charlm",
         deadline=None,  # it would assert a timing
@@ -62,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "GIT_CONFIG_GLOBAL": os.devnull,
-        "OMP_NUM_THREADS": "1",  # the tests run in parallel as it is
+        "OMP_NUM_THREADS": "1",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
     for role in ("AUTHOR", "COMMITTER"):
