@@ -17,13 +17,13 @@ from charlm.config import Params, TrainParams, flatten, load_params, project_roo
 from charlm.files import sha256, write_text
 from charlm.models import checkpoint, trainable_class
 from charlm.random import generator
-from charlm.text.corpus import Split
+from charlm.text.corpus import load_splits
 from charlm.text.vocabulary import Vocabulary
 from charlm.tracking.live import LiveRun, live_run
 from charlm.training import history, processes
 from charlm.training.device import DTYPES, resolve_device
 from charlm.training.loop import train
-from stages import code_digests, require_unchanged, stage
+from stages import code_digests, loaded, require_unchanged, stage
 
 
 @stage
@@ -59,9 +59,9 @@ def _undisturbed_end() -> Iterator[None]:
 
 
 def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping[Path, str]) -> None:
-    """Train on what `prepare` has; the first process tells `run`, and leaves history and checkpoint in `out`."""
+    """Train on what `prepare` has; the first process logs to `run` and writes history and checkpoint to `out`."""
     vocabulary = Vocabulary.load(prepare / "vocabulary.json")
-    splits = tuple(Split.load(prepare / f"{name}.npy", len(vocabulary)) for name in ("train", "test"))
+    splits = load_splits(prepare, len(vocabulary))
     settings, name, seed = params.model.settings.model_dump(), params.model.name, params.train.seed
     device = resolve_device(params.train.device, params.train.dtype)
     weights = generator(seed, "weights")
@@ -81,7 +81,7 @@ def _agreed(params: Params, prepare: Path, device: torch.device, code: Mapping[P
     """What makes the result, by what a person calls it."""
     return {
         "params.yaml": str(flatten(params, "model", "train")),
-        "the code": str(sorted((str(file.relative_to(Path.cwd())), digest) for file, digest in code.items())),
+        "the code": str(sorted((str(file.relative_to(Path.cwd())), digest) for file, digest in loaded(code).items())),
         "the prepared text": str([sha256(prepare / name) for name in ("vocabulary.json", "train.npy", "test.npy")]),
         "the version of PyTorch": torch.__version__,
         "the device": device.type,

@@ -154,6 +154,7 @@ def test_imports_point_one_way() -> None:
         ("stages.train", {"matplotlib", "torch._dynamo", "httpx", "mlflow"}),
         ("stages.evaluate", {"torch", "mlflow", "matplotlib"}),
         ("stages.sample", {"torch", "mlflow", "matplotlib"}),
+        ("charlm.models.table", {"torch"}),
         ("stages.record", {"torch"}),
     ],
 )

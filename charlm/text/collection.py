@@ -208,6 +208,8 @@ def read_source(path: Path, *, from_gutenberg: bool, pinned: str | None = None, 
     decoded = read_text(path, size, encoding=_encoding(path, size), universal_newlines=True)
     blocks = _with_one_final_newline(decoded)
     if path.stat().st_size > MAX_GUTENBERG_SIZE:
+        if from_gutenberg:
+            raise RefusedError(f"it has more than {MAX_GUTENBERG_SIZE:,} bytes, which no book of Project Gutenberg has")
         return blocks
     text = "".join(blocks)
     marked = has_marker(text)

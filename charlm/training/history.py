@@ -1,4 +1,4 @@
-"""The course of a training as a table: history.csv, from which a lost record can be made up."""
+"""The loss curve of a training run as history.csv, from which a lost MLflow run can be rebuilt."""
 
 import csv
 import io
