@@ -130,7 +130,7 @@ def test_client_without_charlm_lists_the_runs_and_generates(
     promoted: Path, plain_python: Path, run: Run, tmp_path: Path
 ) -> None:
     store = f"sqlite:///{promoted / 'mlflow.db'}"
-    safe = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    safe = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONPATH": ""}
     done = run(tmp_path, str(plain_python), "-c", CLIENT, store, str(tmp_path / "model"), **safe)
     expected = run(promoted, "charlm", "generate", "--length", "30", "--seed", "7", "The ").stdout.removesuffix("\n")
     assert done.stdout.splitlines()[:2] == ["1", repr([expected])]

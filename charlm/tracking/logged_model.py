@@ -24,20 +24,12 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 NAME = "charlm"
-CODE = (
-    "__init__.py",
-    "config.py",
-    "errors.py",
-    "files.py",
-    "models/__init__.py",
-    "models/checkpoint.py",
-    "models/predictor.py",
-    "models/sampling.py",
-    "random.py",
-    "text/__init__.py",
-    "text/corpus.py",
-    "text/vocabulary.py",
-)
+_MODULES = {
+    "": ("__init__", "config", "errors", "files", "random"),
+    "models/": ("__init__", "checkpoint", "predictor", "sampling"),
+    "text/": ("__init__", "corpus", "vocabulary"),
+}
+CODE = tuple(f"{folder}{name}.py" for folder, names in _MODULES.items() for name in names)
 """The files of charlm that every model runs."""
 _LONGEST = 3600.0  # seconds that another machine may take to log a model
 _PACKAGE = Path(__file__).parents[1]

@@ -1,6 +1,7 @@
 """The registered model: versions from runs, the alias `champion` on the best one, and the files of any model."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -13,8 +14,8 @@ from charlm.tracking.store import (
     CHECKPOINT_TAG,
     RECORD_LATER,
     Store,
-    environment_variable,
     reason,
+    set_environ,
     store_errors,
     without_password,
 )
@@ -38,7 +39,7 @@ def promote(store: Store, reference: str | None, *, force: bool = False) -> str:
     Raises CharlmError if there is no such run or it does not become the champion.
     """
     # MLflow looks up models:/... in the store that this variable names, whatever client is used.
-    with store_errors(store.uri), environment_variable("MLFLOW_TRACKING_URI", store.uri):
+    with store_errors(store.uri), set_environ("MLFLOW_TRACKING_URI", store.uri):
         champion = _champion(store.client)
         run = find_run(store, reference) if reference else _best(store, champion)
         version = _version(store.client, run)
@@ -105,16 +106,15 @@ def _require_better(run: "Run", best: "Run", version: str) -> None:
     """Raise CharlmError unless `run` has a lower loss than `best`, the champion of this version, on the same text."""
     mine, theirs = run.data.metrics[LOSS], best.data.metrics.get(LOSS)
     if theirs is None:
-        problem = f"The {CHAMPION}, version {version} of {NAME}, has no test loss to compare with."
+        problem = "it has no test loss to compare with"
+    elif _test_digest(run) != _test_digest(best):
+        problem = f"run {run.info.run_name} was measured on another text, their losses do not compare"
+    elif mine >= theirs:
+        problem = f"run {run.info.run_name} has {mine:.4f}, which is not better"
     else:
-        problem = f"Version {version} of {NAME} (run {best.info.run_name}, test loss {theirs:.4f}) stays the {CHAMPION}"
-        if _test_digest(run) != _test_digest(best):
-            problem += f": run {run.info.run_name} was measured on another text, their losses do not compare."
-        elif mine >= theirs:
-            problem += f": run {run.info.run_name} has {mine:.4f}, which is not better."
-        else:
-            return
-    raise CharlmError(problem, fix="--force moves the alias anyway.")
+        return
+    champion = f"Version {version} of {NAME} (run {best.info.run_name}, test loss {theirs or math.nan:.4f})"
+    raise CharlmError(f"{champion} stays the {CHAMPION}: {problem}.", fix="--force moves the alias anyway.")
 
 
 def model_files(model: str | None, temporary: Path) -> tuple[Path, Path]:
@@ -150,7 +150,7 @@ def _download(store: Store, uri: str, folder: Path) -> Path:
         if address.scheme == "runs":
             artifact = "checkpoint" if path in ("", NAME) else path  # has the same files as the run's model
             return Path(store.client.download_artifacts(run_id, artifact, str(folder)))
-        with environment_variable("MLFLOW_TRACKING_URI", store.uri):
+        with set_environ("MLFLOW_TRACKING_URI", store.uri):
             return Path(download_artifacts(uri, dst_path=str(folder)))
     except (MlflowException, OSError) as err:
         raise CharlmError(

@@ -34,10 +34,8 @@ def find_run(store: Store, reference: str) -> "Run":
     if len(found) == 1:
         return found[0]
     several = ", ".join(f"{run.info.run_id[:12]} ({run.info.run_name})" for run in found[:5])
-    raise _unusable(
-        reference,
-        f"it matches {len(found)} runs: {several}" if found else f"no such run in {without_password(store.uri)}",
-    )
+    none = f"no such run in {without_password(store.uri)}"
+    raise _unusable(reference, f"it matches {len(found)} runs: {several}" if found else none)
 
 
 def _unusable(reference: str, problem: str) -> CharlmError:
