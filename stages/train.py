@@ -30,27 +30,30 @@ from stages import code_digests, loaded, require_unchanged, stage
 def main(prepare: Path, out: Path) -> None:
     processes.relaunch("stages.train", [str(prepare), str(out)])
     code = code_digests()
-    first = processes.rank() == 0
-    if first:  # a terminated training run ends as an interrupted one
-        for stop, handler in ((signal.SIGTERM, processes.terminated), (signal.SIGHUP, signal.default_int_handler)):
-            if signal.getsignal(stop) is not signal.SIG_IGN:  # as nohup has it
-                signal.signal(stop, handler)
-    else:  # the first one reports it
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if "OMP_NUM_THREADS" not in os.environ:
         # Threads that share a table this small wait for each other: ten times slower on a busy machine of two cores.
         torch.set_num_threads(1)
     params = load_params()
+    processes.require_even_shares(params.train.gradient_accumulation_steps)
     settings = flatten(params, "model", "train")
-    with live_run(project_root(), settings, warn=_warn, tracked=first) as run, _undisturbed_end():
+    with live_run(project_root(), settings, warn=_warn, tracked=processes.rank() == 0) as run, _interruptible():
         _train(params, prepare, out, run, code)
         require_unchanged(code)
         run.finish(out / "model.safetensors")
 
 
 @contextmanager
-def _undisturbed_end() -> Iterator[None]:
-    """Once the block has failed, let SIGTERM pass: a launcher sends it then, and the run is still to be closed."""
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt the block as SIGINT does; all but process 0, which reports it, just end.
+
+    After a failure SIGTERM is ignored: a launcher sends it then, and the run has yet to be closed.
+    """
+    if processes.rank():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    else:
+        signal.signal(signal.SIGTERM, processes.terminated)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         yield
     except BaseException:
@@ -67,8 +70,7 @@ def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping
     weights = generator(seed, "weights")
     model = trainable_class(name).initial(len(vocabulary), params.train.block_size, weights, **settings)
     model = model.to(device, DTYPES[params.train.dtype])
-    micro_batches = params.train.gradient_accumulation_steps
-    with processes.joined(device, micro_batches, lambda: _agreed(params, prepare, device, code)) as joined:
+    with processes.joined(device, lambda: _agreed(params, prepare, device, code)) as joined:
         points = train(model, splits, params.train, generator(seed, "batches"), processes=joined)
         if processes.rank() == 0:
             write_text(out / "history.csv", history.to_csv(_shown(points, params.train, run)))
