@@ -49,15 +49,11 @@ def code_digests() -> dict[Path, str]:
     return {file: sha256(file) for file in code if not str(file.relative_to(here)).startswith(DECIDE_NOTHING)}
 
 
-def loaded(code: Mapping[Path, str]) -> dict[Path, str]:
-    """Those files of `code` that a module was loaded from."""
-    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    return {file: digest for file, digest in code.items() if str(file) in files}
-
-
 def require_unchanged(before: Mapping[Path, str]) -> None:
     """Raise CharlmError when a file of `before` that is loaded has changed since, or is no longer there."""
-    changed = [file for file, digest in loaded(before).items() if not file.is_file() or sha256(file) != digest]
+    loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    code = {file: digest for file, digest in before.items() if str(file) in loaded}
+    changed = [file for file, digest in code.items() if not file.is_file() or sha256(file) != digest]
     if changed:
         names = ", ".join(sorted(str(file.relative_to(Path.cwd())) for file in changed))
         raise CharlmError(

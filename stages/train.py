@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
@@ -23,7 +24,7 @@ from charlm.tracking.live import LiveRun, live_run
 from charlm.training import history, processes
 from charlm.training.device import DTYPES, resolve_device
 from charlm.training.loop import train
-from stages import code_digests, loaded, require_unchanged, stage
+from stages import code_digests, require_unchanged, stage
 
 
 @stage
@@ -36,7 +37,12 @@ def main(prepare: Path, out: Path) -> None:
     params = load_params()
     processes.require_even_shares(params.train.gradient_accumulation_steps)
     settings = flatten(params, "model", "train")
-    with live_run(project_root(), settings, warn=_warn, tracked=processes.rank() == 0) as run, _interruptible():
+    with (
+        live_run(
+            project_root(), settings, warn=partial(click.secho, err=True, fg="yellow"), tracked=processes.rank() == 0
+        ) as run,
+        _interruptible(),
+    ):
         _train(params, prepare, out, run, code)
         require_unchanged(code)
         run.finish(out / "model.safetensors")
@@ -83,7 +89,7 @@ def _agreed(params: Params, prepare: Path, device: torch.device, code: Mapping[P
     """What makes the result, by what a person calls it."""
     return {
         "params.yaml": str(flatten(params, "model", "train")),
-        "the code": str(sorted((str(file.relative_to(Path.cwd())), digest) for file, digest in loaded(code).items())),
+        "the code": str(sorted((str(file.relative_to(Path.cwd())), digest) for file, digest in code.items())),
         "the prepared text": str([sha256(prepare / name) for name in ("vocabulary.json", "train.npy", "test.npy")]),
         "the version of PyTorch": torch.__version__,
         "the device": device.type,
@@ -104,10 +110,6 @@ def _shown(points: Iterable[history.Point], settings: TrainParams, run: LiveRun)
             progress.update(bar, completed=point.step, state=f"test loss {point.test_loss:.4f} · {rate:,.0f} it/s")
             step, before = point.step, now
             yield point
-
-
-def _warn(message: str) -> None:
-    click.secho(message, err=True, fg="yellow")
 
 
 if __name__ == "__main__":

@@ -54,8 +54,7 @@ def log_softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> 
 
 def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> Floats:
     """Floats of `logits` (..., V) in float64."""
-    probabilities: Floats = np.exp(log_softmax(logits, temperature))
-    return probabilities
+    return np.asarray(np.exp(log_softmax(logits, temperature)))
 
 
 def cumulative(probabilities: Floats) -> Floats:
@@ -67,5 +66,4 @@ def cumulative(probabilities: Floats) -> Floats:
 
 def draw(cumulative: Floats, uniform: NDArray[np.float64]) -> Index:
     """The character of each cumulative distribution (B, V) that a number of `uniform` (B,) falls on: (B,)."""
-    drawn: Index = (cumulative <= uniform[:, None]).sum(axis=1)
-    return drawn
+    return np.asarray((cumulative <= uniform[:, None]).sum(axis=1))

@@ -58,11 +58,8 @@ def _matches(source: str, folder: Path) -> list[str]:
             f"data.source contains {source!r}, which is not a valid pattern: {err}.",
             "Expected `*`, `?` or `[]` in the path of a file, or `**` in place of folders.",
         ) from err
-    return sorted(str(path) for path in found if (folder / path).is_file() and not _is_hidden(path, pattern))
-
-
-def _is_hidden(path: Path, pattern: Path) -> bool:
-    return any(name.startswith(".") and name not in pattern.parts for name in path.parts)
+    hidden = (any(name.startswith(".") and name not in pattern.parts for name in path.parts) for path in found)
+    return sorted(str(path) for path, hide in zip(found, hidden, strict=True) if (folder / path).is_file() and not hide)
 
 
 def require_all(sources: Sequence[str], root: Path) -> None:

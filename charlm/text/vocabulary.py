@@ -45,11 +45,6 @@ class Vocabulary:
         assert list(self.characters) == sorted(set(self.characters)), "characters that are not sorted and distinct"
 
     @classmethod
-    def from_text(cls, text: str) -> Self:
-        """The vocabulary of all characters of `text`."""
-        return cls.from_texts([text])[0]
-
-    @classmethod
     def from_texts(cls, texts: Iterable[str]) -> tuple[Self, int]:
         """The vocabulary of all characters of `texts`, which are read once, and their length in all."""
         seen, length = np.zeros(sys.maxunicode + 1, dtype=bool), 0
