@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from charlm.config import MODELS
 from charlm.tracking.content import Content
 from charlm.tracking.entities import as_params
-from charlm.tracking.process import is_gone, process
+from charlm.tracking.process import has_ended, process
 from charlm.tracking.store import PROCESS_TAG
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _is_abandoned(model: "LoggedModel") -> bool:
     """Whether the process that was logging the model has stopped."""
     owner = model.tags.get(PROCESS_TAG, "")
     age = time.time() - model.creation_timestamp / 1000
-    return owner == process() or is_gone(owner) or age > _LONGEST
+    return owner == process() or has_ended(owner) or age > _LONGEST
 
 
 def _log(client: "MlflowClient", run: "Run", content: Content) -> str:

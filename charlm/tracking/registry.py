@@ -10,15 +10,7 @@ from charlm.config import project_root
 from charlm.errors import CharlmError
 from charlm.tracking.logged_model import NAME, models_of
 from charlm.tracking.runs import find_run
-from charlm.tracking.store import (
-    CHECKPOINT_TAG,
-    RECORD_LATER,
-    Store,
-    reason,
-    set_environ,
-    store_errors,
-    without_password,
-)
+from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, reason, set_environ, store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,9 +59,7 @@ def _best(store: Store, champion: "ModelVersion | None") -> "Run":
     finished = store.runs("attributes.status = 'FINISHED'")
     runs = [run for run in finished if CHECKPOINT_TAG in run.data.tags and LOSS in run.data.metrics]
     if not runs:
-        raise CharlmError(
-            f"No finished run in {without_password(store.uri)} to promote.", fix="`dvc repro` creates one."
-        )
+        raise CharlmError(f"No finished run in {store.address} to promote.", fix="`dvc repro` creates one.")
     text = _test_digest(store.client.get_run(str(champion.run_id)) if champion else runs[0])
     same = [run for run in runs if _test_digest(run) == text] or runs
     return min(same, key=lambda run: (run.data.metrics[LOSS], run.info.start_time))
@@ -104,16 +94,14 @@ def _version(client: "MlflowClient", run: "Run") -> "ModelVersion":
 
 def _require_better(run: "Run", best: "Run", version: str) -> None:
     """Raise CharlmError unless `run` has a lower loss than `best`, the champion of this version, on the same text."""
-    mine, theirs = run.data.metrics[LOSS], best.data.metrics.get(LOSS)
-    if theirs is None:
-        problem = "it has no test loss to compare with"
-    elif _test_digest(run) != _test_digest(best):
+    mine, theirs = run.data.metrics[LOSS], best.data.metrics.get(LOSS, math.nan)
+    if _test_digest(run) != _test_digest(best):
         problem = f"run {run.info.run_name} was measured on another text, their losses do not compare"
-    elif mine >= theirs:
-        problem = f"run {run.info.run_name} has {mine:.4f}, which is not better"
-    else:
+    elif mine < theirs:
         return
-    champion = f"Version {version} of {NAME} (run {best.info.run_name}, test loss {theirs or math.nan:.4f})"
+    else:
+        problem = f"run {run.info.run_name} has {mine:.4f}, which is not better"
+    champion = f"Version {version} of {NAME} (run {best.info.run_name}, test loss {theirs:.4f})"
     raise CharlmError(f"{champion} stays the {CHAMPION}: {problem}.", fix="--force moves the alias anyway.")
 
 
@@ -154,7 +142,7 @@ def _download(store: Store, uri: str, folder: Path) -> Path:
             return Path(download_artifacts(uri, dst_path=str(folder)))
     except (MlflowException, OSError) as err:
         raise CharlmError(
-            f"No model at {uri} in {without_password(store.uri)}: {reason(err)}",
+            f"No model at {uri} in {store.address}: {reason(err)}",
             f"Expected runs:/<run id>, models:/{NAME}@{CHAMPION}, models:/{NAME}/<version> or models:/<model id>; "
             "`charlm ui` shows them.",
         ) from err

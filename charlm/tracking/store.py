@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from charlm.errors import CharlmError
-from charlm.tracking.process import is_gone, process
+from charlm.tracking.process import has_ended, process
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -144,6 +144,8 @@ class Store:
         from mlflow import MlflowClient
 
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+        self.address = without_password(self.uri)
+        """The URI as messages show it."""
         self.alone: AbstractContextManager[object] = nullcontext()
         """Keeps out the other processes of this project; a server needs no such lock."""
         self.is_server = urlsplit(self.uri).scheme in ("http", "https")
@@ -214,7 +216,7 @@ class Store:
     def abandoned(self) -> list["Run"]:
         """The runs that are still RUNNING although their process, on this machine, has ended."""
         running = self.runs("attributes.status = 'RUNNING'")
-        return [run for run in running if is_gone(run.data.tags.get(PROCESS_TAG, ""))]
+        return [run for run in running if has_ended(run.data.tags.get(PROCESS_TAG, ""))]
 
     def close_abandoned(self, but: Sequence[str] = ()) -> None:
         """Set the abandoned runs to KILLED, except those with an id in `but`; the tag lets a record find one again."""

@@ -83,8 +83,9 @@ def _checked_out(root: Path, cache: Path, state: State) -> Iterator[Path]:
         # The commit itself has the files that DVC does not cache.
         missing = [path for (_, path), digest in digests.items() if not restore(cache, digest, folder / path)]
         if missing:
-            names = ", ".join(missing)
-            raise LeftOutError(f"{names}: not in DVC's cache (dvc fetch --all-commits, if a remote has it)")
+            raise LeftOutError(
+                f"{', '.join(missing)}: not in DVC's cache (dvc fetch --all-commits, if a remote has it)"
+            )
         yield folder
 
 

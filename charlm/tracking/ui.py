@@ -14,7 +14,7 @@ import httpx
 from rich.console import Console
 
 from charlm.errors import CharlmError
-from charlm.tracking.store import Store, without_password
+from charlm.tracking.store import Store
 from charlm.tracking.ui_view import runs_page
 
 
@@ -24,7 +24,7 @@ def show(store: Store, port: int, *, browser: bool) -> None:
     A server that is started here runs until it is interrupted.
     """
     if store.is_server:
-        _open(store, without_password(store.uri.rstrip("/")), browser=browser)
+        _open(store, store.address.rstrip("/"), browser=browser)
         return
     _require_free(port)
     address = f"http://127.0.0.1:{port}"
