@@ -21,35 +21,22 @@ from torch.distributed import TCPStore
 from charlm.errors import CharlmError
 from charlm.training.processes import joined, relaunch
 from tests import every_process
-from tests.trainings import only_run, set_train
+from tests.trainings import add_hook, only_run, set_train
 
 PROJECT = Path(__file__).resolve().parent.parent
 TRAIN = (sys.executable, "-m", "stages.train", "data/prepare", "out")
 LOST = "has lost another one: "
-HOOK = """
-import itertools
-
-_gather = Processes.gather
-
-def gather(self, found, calls=itertools.count(1)):
-    if next(calls) == 20:
-        exec(os.environ.get(f"PROCESS_{rank()}", ""))
-    return _gather(self, found)
-
-Processes.gather = gather
-"""
-"""Code that each process runs in its 20th iteration, from an environment variable."""
 
 
 @pytest.fixture
 def several(project: Path) -> Path:
-    """A project whose iterations several processes can share, with HOOK in it."""
+    """A project whose iterations several processes can share, with a hook at step 20."""
     set_train(project, gradient_accumulation_steps=4)
-    hook(project, HOOK)
+    add_hook(project)
     return project
 
 
-def hook(project: Path, code: str) -> None:
+def change_processes(project: Path, code: str) -> None:
     """Add `code` to the module of the processes."""
     with (project / "charlm/training/processes.py").open("a") as module:
         module.write(code)
@@ -146,14 +133,14 @@ def test_process_that_dies_fails_the_run_and_nothing_is_left(several: Path) -> N
 
     In the last of four attempts every process fails: the launcher ends the first while it closes the run.
     """
-    hook(several, BEFORE_THEY_MET)
+    change_processes(several, BEFORE_THEY_MET)
     deaths = ["", "os.kill(os.getpid(), 9)", "raise CharlmError('No room for a batch.')", "raise CharlmError('No.')"]
     attempt = "os.environ['TORCHELASTIC_RESTART_COUNT']"
     errors = failure(
         several,
         torchrun(2, "--max-restarts=3"),
-        PROCESS_0=f"if {attempt} == '3': {deaths[3]}",
-        PROCESS_1=f"exec({deaths}[int({attempt})])",
+        AT_STEP_20_IN_0=f"if {attempt} == '3': {deaths[3]}",
+        AT_STEP_20_IN_1=f"exec({deaths}[int({attempt})])",
     )
     for message in ("MemoryError: no room for the text\n", "Error: No room for a batch.\n", "Error: No.\n"):
         assert message in errors
@@ -167,7 +154,7 @@ def test_stopped_launcher_ends_the_run_as_killed_and_nothing_is_left(
 ) -> None:
     code = "import signal; os.kill(os.getppid(), {}); signal.pause()"
     hangup = "os.kill(os.getppid(), 1); " if inside else ""
-    errors = failure(several, torchrun(2), *inside, PROCESS_0=hangup + code.format(int(stop)))
+    errors = failure(several, torchrun(2), *inside, AT_STEP_20_IN_0=hangup + code.format(int(stop)))
     assert f"got signal: {int(stop)}\n" in errors
     assert only_run(several).info.status == "KILLED"
 
@@ -175,7 +162,7 @@ def test_stopped_launcher_ends_the_run_as_killed_and_nothing_is_left(
 def test_processes_end_when_their_launcher_is_gone(several: Path) -> None:
     """A launcher that gets SIGKILL ends nothing: its processes used to train on."""
     code = "parent = os.getppid(); os.kill(parent, 9)\nwhile os.getppid() == parent: pass"
-    errors = failure(several, torchrun(2), PROCESS_0=code)
+    errors = failure(several, torchrun(2), AT_STEP_20_IN_0=code)
     assert f"Error: Process 0 of 2 {LOST}the launcher has ended.\n" in errors
     assert only_run(several).info.status == "FAILED"
 
@@ -314,12 +301,12 @@ def train_on(hosts: list[str], folders: list[Path], **environment: str) -> list[
 def test_two_hosts_whose_link_is_cut_fail_clearly_and_train_the_same_once_it_is_restored(
     several: Path, hosts: list[str], tmp_path: Path, run: Callable[..., Any]
 ) -> None:
-    hook(several, "\nTIMEOUT = timedelta(seconds=5)\n")
+    change_processes(several, "\nTIMEOUT = timedelta(seconds=5)\n")
     folders = [several, tmp_path / "the other host"]
     shutil.copytree(*folders)
 
     cut = f"import subprocess; subprocess.run(['ip', '-n', {hosts[1]!r}, 'link', 'set', 'eth0', 'down'], check=True)"
-    errors = train_on(hosts, folders, PROCESS_1=cut)
+    errors = train_on(hosts, folders, AT_STEP_20_IN_1=cut)
     for process, error in enumerate(errors):
         assert error.startswith("1\n")
         assert error.count(f"Error: Process {process} of 2 {LOST}") == 1
