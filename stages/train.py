@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
@@ -17,7 +18,7 @@ from charlm.config import Params, TrainParams, flatten, load_params, project_roo
 from charlm.files import sha256, write_text
 from charlm.models import checkpoint, trainable_class
 from charlm.random import generator
-from charlm.text.corpus import Split
+from charlm.text.corpus import load_splits
 from charlm.text.vocabulary import Vocabulary
 from charlm.tracking.live import LiveRun, live_run
 from charlm.training import history, processes
@@ -30,27 +31,35 @@ from stages import code_digests, require_unchanged, stage
 def main(prepare: Path, out: Path) -> None:
     processes.relaunch("stages.train", [str(prepare), str(out)])
     code = code_digests()
-    first = processes.rank() == 0
-    if first:  # a terminated training run ends as an interrupted one
-        for stop, handler in ((signal.SIGTERM, processes.terminated), (signal.SIGHUP, signal.default_int_handler)):
-            if signal.getsignal(stop) is not signal.SIG_IGN:  # as nohup has it
-                signal.signal(stop, handler)
-    else:  # the first one reports it
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if "OMP_NUM_THREADS" not in os.environ:
         # Threads that share a table this small wait for each other: ten times slower on a busy machine of two cores.
         torch.set_num_threads(1)
     params = load_params()
+    processes.require_even_shares(params.train.gradient_accumulation_steps)
     settings = flatten(params, "model", "train")
-    with live_run(project_root(), settings, warn=_warn, tracked=first) as run, _undisturbed_end():
+    with (
+        live_run(
+            project_root(), settings, warn=partial(click.secho, err=True, fg="yellow"), tracked=processes.rank() == 0
+        ) as run,
+        _interruptible(),
+    ):
         _train(params, prepare, out, run, code)
         require_unchanged(code)
         run.finish(out / "model.safetensors")
 
 
 @contextmanager
-def _undisturbed_end() -> Iterator[None]:
-    """Once the block has failed, let SIGTERM pass: a launcher sends it then, and the run is still to be closed."""
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt the block as SIGINT does; all but process 0, which reports it, just end.
+
+    After a failure SIGTERM is ignored: a launcher sends it then, and the run has yet to be closed.
+    """
+    if processes.rank():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    else:
+        signal.signal(signal.SIGTERM, processes.terminated)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         yield
     except BaseException:
@@ -59,16 +68,15 @@ def _undisturbed_end() -> Iterator[None]:
 
 
 def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping[Path, str]) -> None:
-    """Train on what `prepare` has; the first process tells `run`, and leaves history and checkpoint in `out`."""
+    """Train on what `prepare` has; the first process logs to `run` and writes history and checkpoint to `out`."""
     vocabulary = Vocabulary.load(prepare / "vocabulary.json")
-    splits = tuple(Split.load(prepare / f"{name}.npy", len(vocabulary)) for name in ("train", "test"))
+    splits = load_splits(prepare, len(vocabulary))
     settings, name, seed = params.model.settings.model_dump(), params.model.name, params.train.seed
     device = resolve_device(params.train.device, params.train.dtype)
     weights = generator(seed, "weights")
     model = trainable_class(name).initial(len(vocabulary), params.train.block_size, weights, **settings)
     model = model.to(device, DTYPES[params.train.dtype])
-    micro_batches = params.train.gradient_accumulation_steps
-    with processes.joined(device, micro_batches, lambda: _agreed(params, prepare, device, code)) as joined:
+    with processes.joined(device, lambda: _agreed(params, prepare, device, code)) as joined:
         points = train(model, splits, params.train, generator(seed, "batches"), processes=joined)
         if processes.rank() == 0:
             write_text(out / "history.csv", history.to_csv(_shown(points, params.train, run)))
@@ -102,10 +110,6 @@ def _shown(points: Iterable[history.Point], settings: TrainParams, run: LiveRun)
             progress.update(bar, completed=point.step, state=f"test loss {point.test_loss:.4f} · {rate:,.0f} it/s")
             step, before = point.step, now
             yield point
-
-
-def _warn(message: str) -> None:
-    click.secho(message, err=True, fg="yellow")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The interface of all models: a `Predictor` that can learn, and the ways of doing it that need `forward` alone.
+"""The interface of all models: a `Predictor` that can learn, with default implementations that use only `logits`.
 
 A model overrides `loss_and_gradients`, `estimated_loss` and the methods of a Predictor where it knows better; a test
 compares each such closed form with the way here. B windows of T characters, V characters in the vocabulary.
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 the name that PyTorch's own documentation gives it
 
-from charlm.models.predictor import Index, Probabilities, cumulative, draw, require_shapes, softmax
+from charlm.models.predictor import Floats, Index, cumulative, draw, require_shapes, softmax
 from charlm.text.corpus import Split
 
 
@@ -47,7 +47,8 @@ class LanguageModel(nn.Module):
     def loss_and_gradients(self, contexts: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The loss of `contexts` and `targets`, both (B, T), and its gradient by each parameter, in their order."""
         _, loss = self(contexts, targets)
-        return loss.detach(), list(torch.autograd.grad(loss, list(self.parameters())))
+        gradients = torch.autograd.grad(loss, list(self.parameters()), allow_unused=True, materialize_grads=True)
+        return loss.detach(), list(gradients)
 
     @torch.no_grad()
     def estimated_loss(self, split: Split, batch_size: int, eval_iters: int) -> float:
@@ -69,7 +70,7 @@ class LanguageModel(nn.Module):
         return total / (len(split) - 1)
 
     @torch.no_grad()
-    def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Probabilities:
+    def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Floats:
         """Probability of each character after the last block of each sequence of `index` (B, T): (B, V)."""
         logits = self.logits(self._tensor(index[:, -self.block_size :]))[:, -1]  # (B, V)
         return softmax(logits.double().cpu().numpy(), temperature)

@@ -1,4 +1,4 @@
-"""A trained bigram: its table of logits in NumPy, and what a model of one character's context knows in closed form.
+"""A trained bigram: its table of logits in NumPy, and its closed forms.
 
 Evaluating and sampling it needs no torch. The trainable bigram (`charlm.models.bigram`) hands these questions to it.
 """
@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.models.predictor import Index, Probabilities, cumulative, draw, require_shapes, softmax
+from charlm.models.predictor import Floats, Index, cumulative, draw, log_softmax, require_shapes, softmax
 from charlm.text.corpus import Split
 
 WEIGHT = "token_embedding_table.weight"
@@ -37,12 +37,9 @@ class BigramTable:
 
     def loss_over(self, split: Split) -> float:
         """Mean cross-entropy over every position of `split` but the first, which depends on its pairs alone."""
-        with np.errstate(invalid="ignore"):  # of weights that diverged the loss is nan
-            shifted = self.table - self.table.max(axis=1, keepdims=True)  # (V, V)
-        log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return -float((split.pairs * log_probabilities).sum() / (len(split) - 1))
+        return -float((split.pairs * log_softmax(self.table)).sum() / (len(split) - 1))
 
-    def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Probabilities:
+    def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Floats:
         """Probability of each character after each sequence of `index` (B, T), of which the last one counts: (B, V)."""
         return softmax(self.table[index[:, -1]], temperature)
 

@@ -28,13 +28,6 @@ def learning_rate(step: int, settings: TrainParams) -> float:
     return settings.learning_rate * factors[settings.schedule]
 
 
-def clip(gradients: Sequence[Tensor], largest: float | None) -> None:
-    """Scale `gradients` in place so that their norm over all is at most `largest`."""
-    if largest is not None:
-        norm = get_total_norm(gradients)
-        torch._foreach_mul_(list(gradients), torch.clamp(largest / (norm + 1e-6), max=1.0))
-
-
 def optimizer(parameters: Sequence[Tensor], settings: TrainParams) -> Callable[[Sequence[Tensor], int], None]:
     """A function that makes the given step of AdamW in `parameters` from their gradients.
 
@@ -47,7 +40,9 @@ def optimizer(parameters: Sequence[Tensor], settings: TrainParams) -> Callable[[
 
     @torch.no_grad()
     def update(gradients: Sequence[Tensor], step: int) -> None:
-        clip(gradients, settings.grad_clip)
+        if settings.grad_clip is not None:  # scaled so that their norm over all is at most that
+            scale = torch.clamp(settings.grad_clip / (get_total_norm(gradients) + 1e-6), max=1.0)
+            torch._foreach_mul_(list(gradients), scale)
         adamw(
             weights,
             list(gradients),

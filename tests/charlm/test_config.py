@@ -281,7 +281,9 @@ def test_every_file_to_start_from_is_good(path: Path) -> None:
 
 
 def test_the_shipped_file_is_the_notebooks_recipe() -> None:
-    assert load_params(SHIPPED) == load_params(SHIPPED.parent / "recipes/notebook.yaml")
+    title, text = (SHIPPED.parent / "recipes/notebook.yaml").read_text().split("\n", 1)
+    assert title.startswith("# ")
+    assert text == SHIPPED.read_text()
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_every_reference_has_its_line_style() -> None:
 
 def next_char_figure(text: str) -> tuple[Figure, list[str]]:
     """The figure of an untrained bigram, and the labels of the characters of `text`."""
-    vocabulary = Vocabulary.from_text(text)
+    vocabulary = Vocabulary.from_texts([text])[0]
     split = Split("train", vocabulary.encode(text), len(vocabulary))
     rows = next_char_rows(table(len(vocabulary)), split, vocabulary.labels)
     return figures.next_char([str(cell) for cell in row] for row in rows), vocabulary.labels
