@@ -12,14 +12,14 @@ from charlm.random import generator
 from charlm.training import processes
 from charlm.training.device import DTYPES
 from charlm.training.loop import train
-from tests.models_for_tests import TEST, TRAIN, Sum, V, settings
+from tests.models_for_tests import TEST, TRAIN, Mean, V, settings
 
 RULES = {"grad_clip": 0.5, "warmup_iters": 10, "schedule": "cosine", "weight_decay": 0.1}
 CASES = [
     (model, {"gradient_accumulation_steps": 4, "batch_size": 5, "dtype": dtype} | RULES)
-    for model in (BigramLanguageModel, Sum)
+    for model in (BigramLanguageModel, Mean)
     for dtype in ("float64", "float32")
-] + [(Sum, {"gradient_accumulation_steps": 12, "batch_size": 1, "block_size": 3})]
+] + [(Mean, {"gradient_accumulation_steps": 12, "batch_size": 1, "block_size": 3})]
 
 
 def results(joined: processes.Processes | None) -> list[list[str]]:

@@ -22,12 +22,12 @@ def only_run(project: Path) -> Any:
 
 HOOK = """
 import itertools
+import os
 
 _mean_of_all = mean
 
 def mean(found, steps=itertools.count(1)):
     if next(steps) == 20:
-        import os
         code = os.environ.get("AT_STEP_20_IN_" + os.environ.get("RANK", "0"), "")
         exec(compile(code, "hook", "exec"))  # executing text, Python exits by SIGINT after any KeyboardInterrupt
     return _mean_of_all(found)

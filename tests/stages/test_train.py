@@ -40,6 +40,21 @@ def test_stopped_training_run_ends_as_killed_and_leaves_no_file(hooked: Path, ru
     assert list((hooked / "out").glob("*")) == []
 
 
+def test_failed_run_is_closed_though_the_launcher_ends_the_process(hooked: Path, run: Run) -> None:
+    """A launcher sends SIGTERM once another process has failed, often with the same error: here as the note is made."""
+    code = """
+class Late(CharlmError):
+    def __str__(self):
+        os.kill(os.getpid(), 15)
+        return "No."
+raise Late("No.")
+"""
+    done = run(hooked, *TRAIN, code=1, AT_STEP_20_IN_0=code)
+    assert done.stderr.endswith("Error: No.\n")
+    assert only_run(hooked).info.status == "FAILED"
+    assert only_run(hooked).data.tags["mlflow.note.content"] == "No."
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "sqlite:////proc/nowhere/mlflow.db"])
 def test_store_that_cannot_be_used_is_reported_before_training(project: Path, run: Run, address: str) -> None:
     done = run(project, *TRAIN, code=1, MLFLOW_TRACKING_URI=address)
