@@ -139,7 +139,7 @@ def test_client_without_charlm_lists_the_runs_and_generates(
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt", ".bin"))]
     [pins] = (tmp_path / "model").rglob("requirements.txt")
     names = {line.partition("==")[0] for line in pins.read_text().split()}
-    assert names == {"mlflow", "numpy", "safetensors", "torch"}
+    assert names == {"mlflow", "numpy", "safetensors"}
 
 
 def test_model_says_what_it_takes(promoted: Path) -> None:

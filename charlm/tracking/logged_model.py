@@ -33,8 +33,8 @@ CODE = tuple(f"{folder}{name}.py" for folder, names in _MODULES.items() for name
 """The files of charlm that every model runs."""
 _LONGEST = 3600.0  # seconds that another machine may take to log a model
 _PACKAGE = Path(__file__).parents[1]
-_IMPORTED = ("mlflow", "numpy", "safetensors", "torch")
-"""The packages that they import and that no other of them brings along."""
+_IMPORTED = ("mlflow", "numpy", "safetensors")
+"""The packages that they import and that no other of them brings along; a LanguageModel adds torch."""
 
 
 def model_code(name: str) -> tuple[str, ...]:
@@ -97,8 +97,9 @@ def _save(folder: Path, model: "LoggedModel", content: Content) -> None:
     from mlflow.models.model import Model
     from mlflow.pyfunc import save_model
 
-    code = folder / "charlm"
-    for name in (*CODE, *model_code(content.params["model.name"])):
+    code, own = folder / "charlm", model_code(content.params["model.name"])
+    packages = (*_IMPORTED, "torch") if "models/base.py" in own else _IMPORTED
+    for name in (*CODE, *own):
         (code / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(_PACKAGE / name, code / name)
     sampling = {name: content.params[f"sample.{name}"] for name in ("max_new_tokens", "temperature", "seed")}
@@ -110,7 +111,7 @@ def _save(folder: Path, model: "LoggedModel", content: Content) -> None:
         artifacts={"checkpoint": str(content.checkpoint), "vocabulary": str(content.vocabulary)},
         signature=_signature(sampling),
         input_example=([content.example], sampling),
-        pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _IMPORTED],
+        pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in packages],
     )
 
 
