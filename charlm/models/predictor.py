@@ -53,7 +53,7 @@ def log_softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> 
 
 
 def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> Floats:
-    """Floats of `logits` (..., V) in float64."""
+    """Probabilities of `logits` (..., V) in float64."""
     return np.asarray(np.exp(log_softmax(logits, temperature)))
 
 

@@ -30,6 +30,7 @@ def show(store: Store, port: int, *, browser: bool) -> None:
     address = f"http://127.0.0.1:{port}"
     environment = os.environ | {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
     environment |= {"MLFLOW_BACKEND_STORE_URI": store.uri}  # not on the command line: it may have a password
+    environment |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # it starts processes for features not used here
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--uvicorn-opts", "--log-level warning"]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
