@@ -31,8 +31,8 @@ class BigramLanguageModel(LanguageModel):
     def loss_and_gradients(self, contexts: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The loss of `contexts` and `targets`, both (B, T), and its gradient by the table, from the counts of pairs.
 
-        The gradient of a row is (how often it occurs × its softmax - its counts) / (B × T), so of a large table only the
-        rows that occur are looked at.
+        The gradient of a row is (how often it occurs × its softmax - its counts) / (B × T); of a large table only the rows
+        that occur are computed.
         """
         table, size = self.token_embedding_table.weight, self.vocabulary_size
         rows, index, count = slice(None), contexts, size
