@@ -31,6 +31,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
 WholeNumber = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # MLflow's largest integer
 
@@ -57,6 +58,39 @@ class DataParams(Section):
     train_fraction: Fraction
 
 
+class MLPParams(Section):
+    """The neural probabilistic language model: characters it sees, numbers to a character, hidden units."""
+
+    n_context: Count
+    n_embd: Count
+    n_hidden: Count
+
+
+class GRUParams(Section):
+    """The recurrent network: numbers to a character, hidden units, and the fraction of both dropped out."""
+
+    n_embd: Count
+    n_hidden: Count
+    dropout: Dropout
+
+
+class GPTParams(Section):
+    """The transformer: blocks, heads in each, numbers to a position, characters that they sum, fraction dropped out."""
+
+    n_layer: Count
+    n_head: Count
+    n_embd: Count
+    n_window: Count
+    dropout: Dropout
+
+    @model_validator(mode="after")
+    def _require_even_heads(self) -> "GPTParams":
+        if self.n_embd % (2 * self.n_head):
+            expected = f"a multiple of {2 * self.n_head}, an even size for each of n_head={self.n_head}"
+            raise PydanticCustomError("fields", "{key}", {"key": "n_embd", "found": self.n_embd, "expected": expected})
+        return self
+
+
 class Registered(NamedTuple):
     """A model by the name that params.yaml gives it: its settings, and where its classes are, below charlm.models."""
 
@@ -69,6 +103,9 @@ class Registered(NamedTuple):
 
 MODELS = {
     "bigram": Registered(Section, "bigram:BigramLanguageModel", "table:BigramTable"),
+    "mlp": Registered(MLPParams, "mlp:MLP", "mlp:MLP"),
+    "gru": Registered(GRUParams, "gru:GRU", "gru:GRU"),
+    "gpt": Registered(GPTParams, "gpt:GPT", "gpt:GPT"),
 }
 """The registry. A model is an entry here, a file in charlm/models/ and a section in params.yaml."""
 
@@ -108,7 +145,10 @@ class TrainParams(Section):
     batch_size: Count
     gradient_accumulation_steps: Count
     max_iters: Count
+    optimizer: Literal["adamw", "muon"]
     learning_rate: Positive
+    muon_learning_rate: Positive
+    beta2: Fraction
     weight_decay: NotNegative
     warmup_iters: WholeNumber
     schedule: Literal["constant", "cosine", "linear"]
