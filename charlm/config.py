@@ -18,7 +18,9 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     create_model,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -83,12 +85,13 @@ class GPTParams(Section):
     n_window: Count
     dropout: Dropout
 
-    @model_validator(mode="after")
-    def _require_even_heads(self) -> "GPTParams":
-        if self.n_embd % (2 * self.n_head):
-            expected = f"a multiple of {2 * self.n_head}, an even size for each of n_head={self.n_head}"
-            raise PydanticCustomError("fields", "{key}", {"key": "n_embd", "found": self.n_embd, "expected": expected})
-        return self
+    @field_validator("n_embd")
+    @classmethod
+    def _require_even_heads(cls, n_embd: int, info: ValidationInfo) -> int:
+        n_head = info.data.get("n_head", 1)
+        if n_embd % (2 * n_head):
+            raise PydanticCustomError("heads", f"a multiple of {2 * n_head}: an even size for each of n_head={n_head}")
+        return n_embd
 
 
 class Registered(NamedTuple):

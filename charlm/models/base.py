@@ -4,6 +4,7 @@ A model overrides `continued`, `loss_and_gradients`, `estimated_loss` and the me
 better; a test compares each with the way here. B windows of T characters, V characters in the vocabulary.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from charlm.text.corpus import Split
 class LanguageModel(nn.Module):
     """A model of the next character, given at most `block_size` characters before it.
 
-    It drops out nothing (`eval` mode) except while it computes gradients.
+    It is in eval mode, without dropout, except in `loss_and_gradients`.
     """
 
     def __init__(self, vocabulary_size: int, block_size: int) -> None:
@@ -31,23 +32,23 @@ class LanguageModel(nn.Module):
     @classmethod
     def initial(cls, vocabulary_size: int, block_size: int, rng: np.random.Generator, **settings: Any) -> Self:
         """The model before its first step, its weights drawn from `rng`; `settings` are its section of params.yaml."""
-        with torch.random.fork_rng(
-            []
-        ):  # PyTorch's layers draw weights, which `rng` replaces, from its global generator
-            return cls(vocabulary_size, block_size, rng, **settings).eval()  # type: ignore[call-arg]  # every model takes these
+        # PyTorch's layers draw their weights from its global generator, before `rng` replaces them.
+        with torch.random.fork_rng([]):
+            model = cls(vocabulary_size, block_size, rng, **settings)  # type: ignore[call-arg]  # every model takes these
+        return model.eval()
 
     def draw_weights(self, rng: np.random.Generator, zeros: Collection[nn.Module] = ()) -> None:
         """Set all parameters, in their order: biases and those of `zeros` to 0, the others to draws from `rng`.
 
         Embeddings are drawn from N(0, 1), matrices from N(0, 1 / columns): a layer's output is as large as its input.
         """
-        unit = [module.weight for module in self.modules() if isinstance(module, nn.Embedding)]
-        zero = [parameter for module in zeros for parameter in module.parameters()]
+        embeddings = {module.weight for module in self.modules() if isinstance(module, nn.Embedding)}
+        zero = {parameter for module in zeros for parameter in module.parameters()}
         for parameter in self.parameters():
-            if parameter.ndim == 1 or any(parameter is other for other in zero):
+            if parameter in zero or parameter.ndim == 1:
                 nn.init.zeros_(parameter)
             else:
-                std = 1.0 if any(parameter is other for other in unit) else parameter.shape[1] ** -0.5
+                std = 1.0 if parameter in embeddings else parameter.shape[1] ** -0.5
                 parameter.data.copy_(torch.from_numpy(rng.normal(0.0, std, parameter.shape)))
 
     def hidden_matrices(self) -> list[Tensor]:
@@ -69,9 +70,9 @@ class LanguageModel(nn.Module):
         raise NotImplementedError
 
     def continued(self, index: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
-        """Logits (B, T, V) of `index` (B, T) when it goes on from what `cache` remembers, and the cache after it.
+        """Logits (B, T, V) of `index` (B, T), the characters after those in `cache`; and the cache with them.
 
-        Without a cache `index` is the beginning; with one T is 1. Here the cache is the characters themselves.
+        Without a cache `index` starts the window; with one, T is 1. Here a cache is the characters themselves.
         """
         index = index if cache is None else torch.cat([cache, index], dim=1)
         return self.logits(index), index
@@ -79,7 +80,7 @@ class LanguageModel(nn.Module):
     def loss_and_gradients(self, contexts: Tensor, targets: Tensor, seed: int = 0) -> tuple[Tensor, list[Tensor]]:
         """The loss of `contexts` and `targets`, both (B, T), and its gradient by each parameter, in their order.
 
-        `seed` decides what is dropped out; PyTorch's global generator, from which its layers draw that, is put back.
+        `seed` decides what dropout drops: it draws from PyTorch's global generator, whose state is restored.
         """
         with torch.random.fork_rng([contexts.device] if contexts.is_cuda else []):
             torch.manual_seed(seed)
@@ -117,7 +118,7 @@ class LanguageModel(nn.Module):
     def generate(self, index: Index, n: int, temperature: float, rng: np.random.Generator) -> Index:
         """Each sequence of `index` (B, T) and `n` characters after it: (B, T + n); see `Predictor`.
 
-        Within a window the model reads each character once: its cache remembers those before.
+        A model with a cache reads each character of a window once.
         """
         text = np.pad(index, ((0, 0), (0, n)))  # (B, T + n)
         start, read, cache = 0, 0, None
@@ -131,13 +132,13 @@ class LanguageModel(nn.Module):
         return text
 
     def window_start(self, length: int) -> int:
-        """Where the window begins in which the character after the first `length` is predicted.
+        """Where the window starts that predicts the character after the first `length`.
 
-        It stays, so that a cache is of use, until it has block_size characters; then it moves on by half of that, as in
-        `Split.blocks`.
+        A window grows to block_size characters, then the next starts half a block later: a cache stays valid in
+        between, and every prediction beyond the first block sees at least half a block, as in `Split.blocks`.
         """
         stride = max(1, self.block_size // 2)
-        return -(-max(0, length - self.block_size) // stride) * stride
+        return math.ceil(max(0, length - self.block_size) / stride) * stride
 
     def load_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Take the `weights` of a checkpoint; ValueError names the first that is missing, unknown or misshapen."""

@@ -1,9 +1,8 @@
 """A GPT: blocks of causal self-attention and of a feed-forward network, each added to what came before.
 
-After Vaswani et al., "Attention is all you need" (2017), and Radford et al., "Language models are unsupervised
-multitask learners" (2019), with what has proved faster to train since: rotary positions (Su et al., "RoFormer", 2021),
-root mean squares as norms (Zhang and Sennrich, 2019), squared ReLU (So et al., "Primer", 2021), blocks that are zero at
-first (Bachlechner et al., "ReZero", 2020), and an input of several characters (a cheap convolution, as in Primer).
+After Radford et al., "Language models are unsupervised multitask learners" (2019), with what has since proved faster to
+train: rotary positions ("RoFormer", Su et al. 2021), RMSNorm (Zhang and Sennrich 2019), squared ReLU ("Primer", So et
+al. 2021), blocks that add nothing at first ("ReZero", Bachlechner et al. 2020), and an input of several characters.
 """
 
 import numpy as np
@@ -15,10 +14,12 @@ from charlm.models.base import LanguageModel
 
 Memory = tuple[Tensor, Tensor]
 """The keys and values that a block has computed in this window, both (B, H, S, D)."""
+Cache = tuple[Tensor, list[Memory | None]]
+"""The characters of this window so far (B, S), and each block's memory of them."""
 
 
 class GPT(LanguageModel):
-    """`n_layer` blocks of `n_head` heads over vectors of `n_embd` numbers, each made of `n_window` characters."""
+    """`n_layer` blocks of `n_head` heads over vectors of `n_embd` numbers, each from the last `n_window` characters."""
 
     def __init__(
         self,
@@ -33,9 +34,10 @@ class GPT(LanguageModel):
         dropout: float,
     ) -> None:
         super().__init__(vocabulary_size, block_size)
+        self.head_size = n_embd // n_head
         self.embeddings = nn.ModuleList(nn.Embedding(vocabulary_size, n_embd) for _ in range(n_window))
         self.dropout = nn.Dropout(dropout)
-        blocks = [Block(n_embd, n_head, dropout) for _ in range(n_layer)]
+        blocks = [Block(n_embd, self.head_size, dropout) for _ in range(n_layer)]
         self.blocks = nn.ModuleList(blocks)
         self.head = nn.Linear(n_embd, vocabulary_size, bias=False)
         outputs = [layer for block in blocks for layer in (block.output, block.contract)]
@@ -49,30 +51,31 @@ class GPT(LanguageModel):
         """Logits (B, T, V) of the character after each of `index` (B, T)."""
         return self.continued(index)[0]
 
-    def continued(
-        self, index: Tensor, cache: tuple[Tensor, list[Memory | None]] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, list[Memory | None]]]:
-        """Logits (B, T, V) of `index` (B, T) after a `cache` of S characters (B, S) and the memory of each block."""
+    def continued(self, index: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
+        """Logits (B, T, V) of `index` (B, T), the characters after those in `cache`; and the cache with them."""
         before, memories = cache or (index[:, :0], [None] * len(self.blocks))
-        start, new = before.shape[1], index.shape[1]
+        start, end = before.shape[1], before.shape[1] + index.shape[1]
         index = torch.cat([before, index], dim=1)  # (B, S + T)
-        recent = index[:, max(0, start + 1 - len(self.embeddings)) :]
-        # Each character also gives a vector to the n_window - 1 positions after it.
-        shifted = [F.pad(embed(recent), (0, 0, back, 0)) for back, embed in enumerate(self.embeddings)]
-        x = torch.stack([vectors[:, : recent.shape[1]] for vectors in shifted]).sum(dim=0)[:, -new:]  # (B, T, C)
+        x = self.embed(index[:, max(0, start + 1 - len(self.embeddings)) :])[:, start - end :]  # (B, T, C)
         x = self.dropout(norm(x))
-        rotation = rotations(start, start + new, x.shape[-1] // self.blocks[0].n_head, x)
+        rotation = rotations(start, end, self.head_size, x)
+        memories = list(memories)
         for number, block in enumerate(self.blocks):
             x, memories[number] = block(x, rotation, memories[number])
         return self.head(norm(x)), (index, memories)  # (B, T, V)
+
+    def embed(self, index: Tensor) -> Tensor:
+        """For each of `index` (B, T) the sum (B, T, C) of a vector for it and one for each of those shortly before."""
+        vectors = [F.pad(table(index), (0, 0, back, 0)) for back, table in enumerate(self.embeddings)]
+        return torch.stack([shifted[:, : index.shape[1]] for shifted in vectors]).sum(dim=0)
 
 
 class Block(nn.Module):
     """Attention, then a feed-forward network; what each of them finds is added to `x`."""
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float) -> None:
+    def __init__(self, n_embd: int, head_size: int, dropout: float) -> None:
         super().__init__()
-        self.n_head = n_head
+        self.head_size = head_size  # D
         self.queries_keys_values = nn.Linear(n_embd, 3 * n_embd, bias=False)
         self.output = nn.Linear(n_embd, n_embd, bias=False)
         self.expand = nn.Linear(n_embd, 4 * n_embd, bias=False)
@@ -88,7 +91,7 @@ class Block(nn.Module):
 
     def attend(self, x: Tensor, rotation: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         """What each position of `x` (B, T, C) finds at those up to it: (B, T, C); and all keys and values."""
-        qkv = self.queries_keys_values(x).unflatten(2, (3, self.n_head, -1))  # (B, T, 3, H, D)
+        qkv = self.queries_keys_values(x).unflatten(2, (3, -1, self.head_size))  # (B, T, 3, H, D)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
         q, k = rotated(q, rotation), rotated(k, rotation)
         if memory is not None:
@@ -105,9 +108,8 @@ def norm(x: Tensor) -> Tensor:
 
 def rotations(start: int, end: int, size: int, like: Tensor) -> Tensor:
     """Cosines and sines (2, T, D / 2) of the angles of positions from `start` to `end`."""
-    positions = torch.arange(start, end, device=like.device, dtype=like.dtype)
-    frequencies = 10_000 ** -torch.linspace(0, 1, size // 2 + 1, device=like.device, dtype=like.dtype)[:-1]
-    angles = torch.outer(positions, frequencies)  # (T, D / 2)
+    frequencies = 10_000 ** -(torch.arange(0, size, 2).to(like) / size)  # (D / 2,)
+    angles = torch.outer(torch.arange(start, end).to(like), frequencies)  # (T, D / 2)
     return torch.stack([angles.cos(), angles.sin()])
 
 

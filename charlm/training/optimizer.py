@@ -46,16 +46,16 @@ def optimizer(
     functional forms: constructing one of torch.optim's classes imports its compiler, which takes over a second, and
     every step costs more. The results are those of AdamW(fused=True) and Muon() to the bit.
     """
-    by_muon = {id(matrix) for matrix in matrices} if settings.optimizer == "muon" else set()
+    by_muon = set(matrices) if settings.optimizer == "muon" else set()
     if settings.optimizer == "muon" and not by_muon:
         raise CharlmError(
-            "train.optimizer is muon, but the model of model.name has no hidden matrix.",
-            "Muon is for the matrices between embeddings and head.",
-            "Set train.optimizer to adamw, or choose another model.",
+            "train.optimizer is muon, but this model has no matrix between its embeddings and its head.",
+            "Muon is for such matrices alone.",
+            "Set train.optimizer to adamw, or choose another model (model.name).",
         )
     groups = [
-        (_adamw, [number for number, parameter in enumerate(parameters) if id(parameter) not in by_muon]),
-        (_muon, [number for number, parameter in enumerate(parameters) if id(parameter) in by_muon]),
+        (_adamw, [number for number, parameter in enumerate(parameters) if parameter not in by_muon]),
+        (_muon, [number for number, parameter in enumerate(parameters) if parameter in by_muon]),
     ]
     updates = [(rule([parameters[n].detach() for n in numbers], settings), numbers) for rule, numbers in groups]
 
