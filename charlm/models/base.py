@@ -24,6 +24,9 @@ class LanguageModel(nn.Module):
     It is in eval mode, without dropout, except in `loss_and_gradients`.
     """
 
+    threaded = False
+    """Whether several threads train it faster than one: those that share small matrices mostly wait for each other."""
+
     def __init__(self, vocabulary_size: int, block_size: int) -> None:
         super().__init__()
         self.vocabulary_size = vocabulary_size
@@ -37,15 +40,14 @@ class LanguageModel(nn.Module):
             model = cls(vocabulary_size, block_size, rng, **settings)  # type: ignore[call-arg]  # every model takes these
         return model.eval()
 
-    def draw_weights(self, rng: np.random.Generator, zeros: Collection[nn.Module] = ()) -> None:
-        """Set all parameters, in their order: biases and those of `zeros` to 0, the others to draws from `rng`.
+    def draw_weights(self, rng: np.random.Generator, zeros: Collection[str] = ()) -> None:
+        """Set all parameters, in their order: biases and the layers named `zeros` to 0, the others to draws of `rng`.
 
         Embeddings are drawn from N(0, 1), matrices from N(0, 1 / columns): a layer's output is as large as its input.
         """
         embeddings = {module.weight for module in self.modules() if isinstance(module, nn.Embedding)}
-        zero = {parameter for module in zeros for parameter in module.parameters()}
-        for parameter in self.parameters():
-            if parameter in zero or parameter.ndim == 1:
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 1 or name.split(".")[-2] in zeros:
                 nn.init.zeros_(parameter)
             else:
                 std = 1.0 if parameter in embeddings else parameter.shape[1] ** -0.5

@@ -21,6 +21,8 @@ Cache = tuple[Tensor, list[Memory | None]]
 class GPT(LanguageModel):
     """`n_layer` blocks of `n_head` heads over vectors of `n_embd` numbers, each from the last `n_window` characters."""
 
+    threaded = True
+
     def __init__(
         self,
         vocabulary_size: int,
@@ -37,11 +39,9 @@ class GPT(LanguageModel):
         self.head_size = n_embd // n_head
         self.embeddings = nn.ModuleList(nn.Embedding(vocabulary_size, n_embd) for _ in range(n_window))
         self.dropout = nn.Dropout(dropout)
-        blocks = [Block(n_embd, self.head_size, dropout) for _ in range(n_layer)]
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = nn.ModuleList(Block(n_embd, self.head_size, dropout) for _ in range(n_layer))
         self.head = nn.Linear(n_embd, vocabulary_size, bias=False)
-        outputs = [layer for block in blocks for layer in (block.output, block.contract)]
-        self.draw_weights(rng, zeros=[*outputs, self.head])
+        self.draw_weights(rng, zeros=["output", "contract", "head"])
 
     def hidden_matrices(self) -> list[Tensor]:
         """Those of the blocks, which have no other parameters."""

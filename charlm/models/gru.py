@@ -27,7 +27,7 @@ class GRU(LanguageModel):
         self.gru = nn.GRU(n_embd, n_hidden, batch_first=True)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(n_hidden, vocabulary_size)
-        self.draw_weights(rng, zeros=[self.head])
+        self.draw_weights(rng, zeros=["head"])
 
     def hidden_matrices(self) -> list[Tensor]:
         """Those of the gates, (3 H, C) and (3 H, H)."""

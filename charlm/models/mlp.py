@@ -29,7 +29,7 @@ class MLP(LanguageModel):
         self.embedding = nn.Embedding(vocabulary_size, n_embd)
         self.hidden = nn.Linear(n_embd * n_context, n_hidden)
         self.head = nn.Linear(n_hidden, vocabulary_size)
-        self.draw_weights(rng, zeros=[self.head])
+        self.draw_weights(rng, zeros=["head"])
 
     def hidden_matrices(self) -> list[Tensor]:
         """The one of the hidden layer."""

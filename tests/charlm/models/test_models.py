@@ -251,6 +251,37 @@ def test_the_seed_alone_decides_a_training_run(name: str) -> None:
     assert results[0] == results[1] != results[2]
 
 
+def test_dropout_comes_from_the_seed_of_training(name: str) -> None:
+    """With the same weights and batches another seed changes what is dropped, and nothing else."""
+    results = []
+    for seed in (1, 2):
+        model = trainable(name).initial(V, BLOCK, generator(1, "weights"), **SETTINGS[name])
+        split, settings = Split("train", TOKENS, V), TRAIN.model_copy(update={"seed": seed})
+        list(train(model, split, split, settings, generator(1, "batches")))
+        results.append(weights(model))
+    assert (results[0] != results[1]) == ("dropout" in SETTINGS[name])
+
+
+def test_each_micro_batch_has_its_own_seed_whoever_computes_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Second:
+        """The second of two processes; the first finds the same."""
+
+        share = staticmethod(lambda micro_batches: micro_batches[1:])
+        gather = staticmethod(lambda found: [*found, *found])
+
+    def seeds(processes: Any) -> list[int]:
+        model = trainable(name).initial(V, BLOCK, generator(1, "weights"), **SETTINGS[name])
+        computed, used = model.loss_and_gradients, []
+        monkeypatch.setattr(model, "loss_and_gradients", lambda *args: used.append(args[2]) or computed(*args))
+        split = Split("train", TOKENS, V)
+        list(train(model, split, split, TRAIN, generator(1, "batches"), processes=processes))
+        return used
+
+    alone = seeds(None)
+    assert len(set(alone)) == 2 * TRAIN.max_iters
+    assert seeds(Second()) == alone[1::2]
+
+
 def test_measuring_changes_no_result(name: str) -> None:
     (often, points), (seldom, ends) = trained(name, eval_interval=1), trained(name, eval_interval=6)
     assert weights(often) == weights(seldom)
