@@ -61,7 +61,7 @@ class DataParams(Section):
 
 
 class MLPParams(Section):
-    """The neural probabilistic language model: characters it sees, numbers to a character, hidden units."""
+    """How many characters an MLP sees, the size of an embedding, and the hidden units."""
 
     n_context: Count
     n_embd: Count
@@ -69,7 +69,7 @@ class MLPParams(Section):
 
 
 class GRUParams(Section):
-    """The recurrent network: numbers to a character, hidden units, and the fraction of both dropped out."""
+    """The size of a GRU's embeddings, its hidden units, and the fraction of both that training drops."""
 
     n_embd: Count
     n_hidden: Count
@@ -77,7 +77,7 @@ class GRUParams(Section):
 
 
 class GPTParams(Section):
-    """The transformer: blocks, heads in each, numbers to a position, characters that they sum, fraction dropped out."""
+    """A GPT's blocks, heads in each, width, characters summed at its input, and the fraction that training drops."""
 
     n_layer: Count
     n_head: Count

@@ -105,9 +105,11 @@ def _mean(terms: Sequence[Tensor]) -> Tensor:
 def _checked(loss: float, step: int, settings: TrainParams) -> float:
     """`loss`, if it means anything."""
     if not loss <= LARGEST_LOSS:
+        rates = [f"train.learning_rate={settings.learning_rate:g}"]
+        if settings.optimizer == "muon":
+            rates.append(f"train.muon_learning_rate={settings.muon_learning_rate:g}")
         raise CharlmError(
             f"The loss at step {step} is {loss}; nothing was saved.",
-            fix=f"Most likely train.learning_rate={settings.learning_rate:g} is too high for {settings.dtype}: "
-            "try a tenth of it.",
+            fix=f"Most likely {' or '.join(rates)} is too high for {settings.dtype}: try a tenth of it.",
         )
     return loss

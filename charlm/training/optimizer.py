@@ -1,7 +1,7 @@
 """How parameters change: the learning rate by step, gradient clipping, and the update rule.
 
-AdamW as in Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), with PyTorch's default betas
-(0.9, 0.999) and epsilon 1e-8. It knows neither the model nor the data.
+AdamW is that of Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), with beta1 0.9 and epsilon 1e-8.
+Muon is that of Jordan, "Muon: an optimizer for hidden layers in neural networks" (2024), with PyTorch's defaults.
 """
 
 import math
@@ -53,10 +53,9 @@ def optimizer(
             "Muon is for such matrices alone.",
             "Set train.optimizer to adamw, or choose another model (model.name).",
         )
-    groups = [
-        (_adamw, [number for number, parameter in enumerate(parameters) if parameter not in by_muon]),
-        (_muon, [number for number, parameter in enumerate(parameters) if parameter in by_muon]),
-    ]
+    groups = [(_adamw, [number for number, parameter in enumerate(parameters) if parameter not in by_muon])]
+    if by_muon:
+        groups.append((_muon, [number for number, parameter in enumerate(parameters) if parameter in by_muon]))
     updates = [(rule([parameters[n].detach() for n in numbers], settings), numbers) for rule, numbers in groups]
 
     @torch.no_grad()
