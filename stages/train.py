@@ -37,10 +37,9 @@ def main(prepare: Path, out: Path) -> None:
                 signal.signal(stop, handler)
     else:  # the first one reports it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if "OMP_NUM_THREADS" not in os.environ:
-        # Threads that share a table this small wait for each other: ten times slower on a busy machine of two cores.
-        torch.set_num_threads(1)
     params = load_params()
+    if "OMP_NUM_THREADS" not in os.environ and not trainable(params.model.name).threaded:
+        torch.set_num_threads(1)
     settings = flatten(params, "model", "train")
     with live_run(project_root(), settings, warn=_warn, tracked=first) as run, _undisturbed_end():
         _train(params, prepare, out, run, code)

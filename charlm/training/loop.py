@@ -6,7 +6,7 @@ It has no files, no tracking and no clock, and knows of a model only what `charl
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from charlm.config import TrainParams
 from charlm.errors import CharlmError
 from charlm.models.base import LanguageModel
+from charlm.random import generator
 from charlm.text.corpus import Split, Windows
 from charlm.training.history import Point
 from charlm.training.optimizer import optimizer
@@ -52,7 +53,7 @@ def train(
         return model.estimated_loss(split, settings.batch_size, settings.eval_iters)
 
     yield point(0, estimate, None)
-    update = optimizer(list(model.parameters()), settings)
+    update = optimizer(list(model.parameters()), model.hidden_matrices(), settings)
     windows = splits[0].random_windows(settings.batch_size, settings.block_size, rng)
     batch_losses = _steps(model, windows, settings, update, processes)
     for step, batch_loss in enumerate(batch_losses, start=1):
@@ -72,11 +73,13 @@ def _steps(
 ) -> Iterator[float]:
     """Make max_iters steps; yield the loss of each one's batch before its update."""
     device = next(model.parameters()).device
+    # Each micro-batch has a seed of its own: what is dropped out depends on no other one, nor on who computes it.
+    seeded = zip(windows, count(int(generator(settings.seed, "dropout").integers(2**32))), strict=False)
     for step in range(1, settings.max_iters + 1):
-        micro_batches = list(islice(windows, settings.gradient_accumulation_steps))  # of shape (B, T + 1)
+        micro_batches = list(islice(seeded, settings.gradient_accumulation_steps))  # of shape (B, T + 1)
         mine = micro_batches if processes is None else processes.share(micro_batches)
-        tokens = [torch.from_numpy(batch).to(device) for batch in mine]
-        found = [model.loss_and_gradients(batch[:, :-1], batch[:, 1:]) for batch in tokens]
+        tokens = [(torch.from_numpy(batch).to(device), seed) for batch, seed in mine]
+        found = [model.loss_and_gradients(batch[:, :-1], batch[:, 1:], seed) for batch, seed in tokens]
         loss, gradients = mean(found if processes is None else processes.gather(found))
         batch_loss = _checked(float(loss), step, settings)
         update(gradients, step)
@@ -101,9 +104,11 @@ def _mean(terms: Sequence[Tensor]) -> Tensor:
 def _checked(loss: float, step: int, settings: TrainParams) -> float:
     """`loss`, if it means anything."""
     if not loss <= LARGEST_LOSS:
+        rates = [f"train.learning_rate={settings.learning_rate:g}"]
+        if settings.optimizer == "muon":
+            rates.append(f"train.muon_learning_rate={settings.muon_learning_rate:g}")
         raise CharlmError(
             f"The loss at step {step} is {loss}; nothing was saved.",
-            fix=f"Most likely train.learning_rate={settings.learning_rate:g} is too high for {settings.dtype}: "
-            "try a tenth of it.",
+            fix=f"Most likely {' or '.join(rates)} is too high for {settings.dtype}: try a tenth of it.",
         )
     return loss
