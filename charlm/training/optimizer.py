@@ -5,7 +5,7 @@ Muon is that of Jordan, "Muon: an optimizer for hidden layers in neural networks
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -37,71 +37,69 @@ def clip(gradients: Sequence[Tensor], largest: float | None) -> None:
         torch._foreach_mul_(list(gradients), torch.clamp(largest / (norm + 1e-6), max=1.0))
 
 
-def optimizer(
-    parameters: Sequence[Tensor], matrices: Sequence[Tensor], settings: TrainParams
-) -> Callable[[Sequence[Tensor], int], None]:
-    """A function that makes the given step in `parameters` from their gradients.
+class Optimizer:
+    """The update rule of `parameters`: AdamW, but Muon for those that are `matrices` if train.optimizer is muon.
 
-    With train.optimizer=muon, Muon changes those that are `matrices`, and AdamW the others. Both are PyTorch's
-    functional forms: constructing one of torch.optim's classes imports its compiler, which takes over a second, and
-    every step costs more. The results are those of AdamW(fused=True) and Muon() to the bit.
+    Both are PyTorch's functional forms: constructing one of torch.optim's classes imports its compiler, which takes
+    over a second, and every step costs more. The results are those of AdamW(fused=True) and Muon() to the bit.
     """
-    by_muon = set(matrices) if settings.optimizer == "muon" else set()
-    if settings.optimizer == "muon" and not by_muon:
-        raise CharlmError(
-            "train.optimizer is muon, but this model has no matrix between its embeddings and its head.",
-            "Muon is for such matrices alone.",
-            "Set train.optimizer to adamw, or choose another model (model.name).",
-        )
-    groups = [(_adamw, [number for number, parameter in enumerate(parameters) if parameter not in by_muon])]
-    if by_muon:
-        groups.append((_muon, [number for number, parameter in enumerate(parameters) if parameter in by_muon]))
-    updates = [(rule([parameters[n].detach() for n in numbers], settings), numbers) for rule, numbers in groups]
+
+    def __init__(self, parameters: Sequence[Tensor], matrices: Sequence[Tensor], settings: TrainParams) -> None:
+        by_muon = set(matrices) if settings.optimizer == "muon" else set()
+        if settings.optimizer == "muon" and not by_muon:
+            raise CharlmError(
+                "train.optimizer is muon, but this model has no matrix between its embeddings and its head.",
+                "Muon is for such matrices alone.",
+                "Set train.optimizer to adamw, or choose another model (model.name).",
+            )
+        self._settings = settings
+        self._adamw = [number for number, parameter in enumerate(parameters) if parameter not in by_muon]
+        self._muon = [number for number, parameter in enumerate(parameters) if parameter in by_muon]
+        self._weights = [parameter.detach() for parameter in parameters]
+        self._means = [torch.zeros_like(weight) for weight in self._weights]  # Muon's momenta too
+        self._squares = [torch.zeros_like(self._weights[number]) for number in self._adamw]
+        self._steps = [torch.zeros((), dtype=torch.float32, device=self._weights[0].device) for _ in self._adamw]
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What the rules remember of the steps before, by name: to be saved, or to be copied into."""
+        lists = {"mean": self._means, "square": self._squares, "step": self._steps}
+        return {f"{name}.{number}": tensor for name, held in lists.items() for number, tensor in enumerate(held)}
 
     @torch.no_grad()
-    def update(gradients: Sequence[Tensor], step: int) -> None:
-        clip(gradients, settings.grad_clip)
-        for change, numbers in updates:
-            change([gradients[number] for number in numbers], step)
+    def update(self, gradients: Sequence[Tensor], step: int) -> None:
+        """Make the given step, counted from 1, from the gradients of all parameters."""
+        clip(gradients, self._settings.grad_clip)
+        if self._adamw:
+            self._update_adamw([gradients[number] for number in self._adamw], step)
+        if self._muon:
+            self._update_muon([gradients[number] for number in self._muon], step)
 
-    return update
-
-
-def _adamw(weights: list[Tensor], settings: TrainParams) -> Callable[[list[Tensor], int], None]:
-    means, squares = ([torch.zeros_like(weight) for weight in weights] for _ in range(2))
-    steps = [torch.zeros((), dtype=torch.float32, device=weight.device) for weight in weights]
-
-    def change(gradients: list[Tensor], step: int) -> None:
+    def _update_adamw(self, gradients: list[Tensor], step: int) -> None:
         adamw(
-            weights,
+            [self._weights[number] for number in self._adamw],
             gradients,
-            means,
-            squares,
+            [self._means[number] for number in self._adamw],
+            self._squares,
             max_exp_avg_sqs=[],
-            state_steps=steps,
+            state_steps=self._steps,
             fused=True,
             amsgrad=False,
             beta1=0.9,
-            beta2=settings.beta2,
-            lr=learning_rate(step, settings.learning_rate, settings),
-            weight_decay=settings.weight_decay,
+            beta2=self._settings.beta2,
+            lr=learning_rate(step, self._settings.learning_rate, self._settings),
+            weight_decay=self._settings.weight_decay,
             eps=1e-8,
             maximize=False,
         )
 
-    return change
-
-
-def _muon(weights: list[Tensor], settings: TrainParams) -> Callable[[list[Tensor], int], None]:
-    momenta = [torch.zeros_like(weight) for weight in weights]
-
-    def change(gradients: list[Tensor], step: int) -> None:
+    def _update_muon(self, gradients: list[Tensor], step: int) -> None:
         muon(
-            weights,
+            [self._weights[number] for number in self._muon],
             gradients,
-            momenta,
-            lr=learning_rate(step, settings.muon_learning_rate, settings),
-            weight_decay=settings.weight_decay,
+            [self._means[number] for number in self._muon],
+            lr=learning_rate(step, self._settings.muon_learning_rate, self._settings),
+            weight_decay=self._settings.weight_decay,
             momentum=0.95,
             nesterov=True,
             ns_coefficients=(DEFAULT_A, DEFAULT_B, DEFAULT_C),
@@ -110,5 +108,3 @@ def _muon(weights: list[Tensor], settings: TrainParams) -> Callable[[list[Tensor
             adjust_lr_fn=None,
             has_complex=False,
         )
-
-    return change

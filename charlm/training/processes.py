@@ -150,6 +150,11 @@ def rank() -> int:
     return int(os.environ["RANK"]) if launched() else 0
 
 
+def local_rank() -> int:
+    """Which of the processes on this host this one is; 0 without a launcher."""
+    return int(os.environ["LOCAL_RANK"]) if launched() else 0
+
+
 def terminated(_signal: int, _frame: object) -> None:
     """A handler of SIGTERM: an interrupt, or CharlmError when it comes because another process on this host failed.
 
@@ -165,9 +170,7 @@ def terminated(_signal: int, _frame: object) -> None:
 
 
 @contextmanager
-def joined(
-    device: torch.device, micro_batches: int, agreed: Callable[[], Mapping[str, str]]
-) -> Iterator[Processes | None]:
+def joined(device: torch.device, micro_batches: int, agreed: Mapping[str, str]) -> Iterator[Processes | None]:
     """The processes of this training run; None without a launcher. Arguments as for `Processes`.
 
     A block that raises leaves without a word: to the others the connection breaks when this process ends.
@@ -175,7 +178,7 @@ def joined(
     if not launched():
         yield None
         return
-    processes = Processes(device, micro_batches, agreed())
+    processes = Processes(device, micro_batches, agreed)
     yield processes
     processes.leave()
 
