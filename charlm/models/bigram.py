@@ -28,7 +28,7 @@ class BigramLanguageModel(LanguageModel):
         return logits
 
     @torch.no_grad()
-    def loss_and_gradients(self, contexts: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def loss_and_gradients(self, contexts: Tensor, targets: Tensor, seed: int = 0) -> tuple[Tensor, list[Tensor]]:
         """The loss of `contexts` and `targets`, both (B, T), and its gradient by the table, from the counts of pairs.
 
         The gradient of a row is (how often it occurs × its softmax - its counts) / (B × T). Of a large table only the

@@ -43,7 +43,7 @@ class Unfinished:
     def __init__(self, root: Path, decisive: Mapping[str, str]) -> None:
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
         self.path = root / FOLDER / f"{digest[:32]}.safetensors"
-        self._saved = time.monotonic()
+        self._saved = float("-inf")
 
     def others(self) -> list[Path]:
         """States of runs with another result."""
