@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from charlm.config import MODELS, ParamsError, load_params, parse_params
-from charlm.models import trainable
-from charlm.training.optimizer import optimizer
+from charlm.models import trainable_class
+from charlm.training.optimizer import Optimizer
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHIPPED = load_params(PROJECT / "params.yaml")
@@ -24,8 +24,8 @@ def test_a_recipe_trains_its_model_on_the_shipped_book(path: Path) -> None:
     assert params.model.name == path.stem
     assert (params.data, params.sample) == (SHIPPED.data, SHIPPED.sample)
     rng, settings = np.random.default_rng(0), params.model.settings.model_dump()
-    model = trainable(path.stem).initial(80, params.train.block_size, rng, **settings)
-    optimizer(list(model.parameters()), model.hidden_matrices(), params.train)
+    model = trainable_class(path.stem).initial(80, params.train.block_size, rng, **settings)
+    Optimizer(list(model.parameters()), model.hidden_matrices(), params.train)
 
 
 @pytest.mark.parametrize("path", [PROJECT / "params.yaml", *RECIPES], ids=lambda path: path.stem)

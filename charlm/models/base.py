@@ -5,7 +5,7 @@ better; a test compares each with the way here. B windows of T characters, V cha
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 the name that PyTorch's own documentation gives it
 
-from charlm.models.predictor import Index, Probabilities, cumulative, draw, require_shapes, softmax
+from charlm.models.predictor import Floats, Index, Probabilities, cumulative, draw, require_shapes, softmax
 from charlm.text.corpus import Split
 
 
@@ -99,16 +99,29 @@ class LanguageModel(nn.Module):
         losses = [self(batch[:, :-1], batch[:, 1:])[1] for batch in batches]
         return float(torch.stack(losses).double().mean())
 
-    @torch.no_grad()
     def loss_over(self, split: Split) -> float:
         """Mean cross-entropy over every position of `split` but the first, in the context that `blocks` gives it."""
-        total = 0.0
+        return sum(float(losses[fresh].sum()) for losses, fresh in self._block_losses(split)) / (len(split) - 1)
+
+    def loss_by_context(self, split: Split) -> Floats:
+        """Mean loss of `split` by how many characters of its window a prediction has seen: (block_size,)."""
+        sums, windows = np.zeros(min(self.block_size, len(split) - 1)), 0
+        for losses, _ in self._block_losses(split):
+            sums, windows = sums + losses.sum(axis=0), windows + len(losses)
+        return sums / windows
+
+    def position_losses(self, split: Split) -> Floats:
+        """The loss of each position of a short `split` but the first: (N - 1,)."""
+        return np.concatenate([losses[fresh] for losses, fresh in self._block_losses(split)])
+
+    @torch.no_grad()
+    def _block_losses(self, split: Split) -> Iterator[tuple[Floats, NDArray[np.bool_]]]:
+        """The losses of the windows of `Split.blocks`, with its masks: both (B, T)."""
         for windows, fresh in split.blocks(self.block_size):  # (B, T + 1), (B, T)
             tokens = self._tensor(windows)
             logits = self.logits(tokens[:, :-1]).flatten(0, 1)  # (B * T, V)
             losses = F.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="none")  # (B * T,)
-            total += float(losses.cpu().double()[torch.from_numpy(fresh.flatten())].sum())
-        return total / (len(split) - 1)
+            yield losses.cpu().double().numpy().reshape(fresh.shape), fresh
 
     @torch.no_grad()
     def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Probabilities:

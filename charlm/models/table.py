@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.models.predictor import Index, Probabilities, cumulative, draw, require_shapes, softmax
+from charlm.models.predictor import Floats, Index, Probabilities, cumulative, draw, require_shapes, softmax
 from charlm.text.corpus import Split
 
 WEIGHT = "token_embedding_table.weight"
@@ -22,13 +22,14 @@ WEIGHT = "token_embedding_table.weight"
 class BigramTable:
     """Logits (V, V), float64: row the present character, column the next one."""
 
-    def __init__(self, table: NDArray[np.float64]) -> None:
+    def __init__(self, table: NDArray[np.float64], block_size: int = 1) -> None:
         self.table = table
+        self.block_size = block_size
 
     @classmethod
     def initial(cls, vocabulary_size: int, block_size: int, rng: np.random.Generator, **settings: Any) -> Self:  # noqa: ARG003 a bigram needs neither
         """A table of draws from N(0, 1)."""
-        return cls(rng.standard_normal((vocabulary_size, vocabulary_size)))
+        return cls(rng.standard_normal((vocabulary_size, vocabulary_size)), block_size)
 
     def load_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Take the `weights` of a checkpoint; ValueError when they are not those of a table of this size."""
@@ -37,10 +38,23 @@ class BigramTable:
 
     def loss_over(self, split: Split) -> float:
         """Mean cross-entropy over every position of `split` but the first, which depends on its pairs alone."""
-        with np.errstate(invalid="ignore"):  # of weights that diverged the loss is nan
-            shifted = self.table - self.table.max(axis=1, keepdims=True)  # (V, V)
-        log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return -float((split.pairs * log_probabilities).sum() / (len(split) - 1))
+        return -float((split.pairs * self._log_probabilities()).sum() / (len(split) - 1))
+
+    def loss_by_context(self, split: Split) -> Floats:
+        """The same however many characters it has seen: (block_size,)."""
+        return np.full(self.block_size, self.loss_over(split))
+
+    def position_losses(self, split: Split) -> Floats:
+        """The loss of each position of a short `split` but the first: (N - 1,)."""
+        losses: Floats = -self._log_probabilities()[split.tokens[:-1], split.tokens[1:]]
+        return losses
+
+    def _log_probabilities(self) -> Floats:
+        """Logarithms of the probabilities (V, V)."""
+        with np.errstate(invalid="ignore"):  # of weights that diverged they are nan
+            shifted = self.table - self.table.max(axis=1, keepdims=True)
+        log_probabilities: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return log_probabilities
 
     def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Probabilities:
         """Probability of each character after each sequence of `index` (B, T), of which the last one counts: (B, V)."""

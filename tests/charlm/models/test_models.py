@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from charlm.config import MODELS, TrainParams
-from charlm.models import checkpoint, trainable
+from charlm.models import checkpoint, trainable_class
 from charlm.models.base import LanguageModel
 from charlm.models.predictor import Predictor, cumulative, draw
 from charlm.random import generator
@@ -19,6 +19,7 @@ from charlm.text.corpus import Split
 from charlm.text.vocabulary import Vocabulary
 from charlm.training.history import Point
 from charlm.training.loop import train
+from charlm.training.resume import State, Unfinished
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "bigram": {},
@@ -64,7 +65,7 @@ def _global_generator() -> Iterator[None]:
 def random_model(name: str, block_size: int = BLOCK) -> LanguageModel:
     """A model in float64 with no weight at zero, as some are before the first step."""
     rng = np.random.default_rng(3)
-    model = trainable(name).initial(V, block_size, rng, **SETTINGS[name]).double()
+    model = trainable_class(name).initial(V, block_size, rng, **SETTINGS[name]).double()
     for parameter in model.parameters():
         parameter.data.copy_(torch.from_numpy(rng.normal(0, 0.7, parameter.shape)))
     return model
@@ -76,7 +77,7 @@ def tokens(*shape: int, seed: int = 5) -> NDArray[np.int64]:
 
 def trained(name: str, **changes: object) -> tuple[LanguageModel, list[Point]]:
     settings = TrainParams.model_validate(TRAIN.model_dump() | changes)
-    model = trainable(name).initial(V, settings.block_size, generator(settings.seed, "weights"), **SETTINGS[name])
+    model = trainable_class(name).initial(V, settings.block_size, generator(settings.seed, "weights"), **SETTINGS[name])
     splits = Split("train", TOKENS[:200], V), Split("test", TOKENS[200:], V)
     return model, list(train(model, splits, settings, generator(settings.seed, "batches")))
 
@@ -104,7 +105,9 @@ def test_initial_weights_come_from_the_generator_given(name: str) -> None:
     for seed, elsewhere in ((1, 1), (1, 2), (2, 1)):
         with torch.random.fork_rng([]):
             torch.manual_seed(elsewhere)
-            drawn.append(weights(trainable(name).initial(V, BLOCK, np.random.default_rng(seed), **SETTINGS[name])))
+            drawn.append(
+                weights(trainable_class(name).initial(V, BLOCK, np.random.default_rng(seed), **SETTINGS[name]))
+            )
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -116,7 +119,7 @@ def test_layers_keep_the_size_of_what_goes_through_them(name: str) -> None:
         "gpt": {"n_layer": 1, "n_head": 2, "n_embd": 64, "n_window": 2, "dropout": 0.0},
     }
     zero = ("head", "output", "contract", "bias")
-    model = trainable(name).initial(100, BLOCK, np.random.default_rng(0), **wide.get(name, {}))
+    model = trainable_class(name).initial(100, BLOCK, np.random.default_rng(0), **wide.get(name, {}))
     for key, weight in model.named_parameters():
         expected = 0 if any(word in key for word in zero) else 1 if "embedding" in key else weight.shape[1] ** -0.5
         assert weight.std().item() == pytest.approx(expected, rel=0.05), key
@@ -255,9 +258,9 @@ def test_dropout_comes_from_the_seed_of_training(name: str) -> None:
     """With the same weights and batches another seed changes what is dropped, and nothing else."""
     results = []
     for seed in (1, 2):
-        model = trainable(name).initial(V, BLOCK, generator(1, "weights"), **SETTINGS[name])
+        model = trainable_class(name).initial(V, BLOCK, generator(1, "weights"), **SETTINGS[name])
         split, settings = Split("train", TOKENS, V), TRAIN.model_copy(update={"seed": seed})
-        list(train(model, split, split, settings, generator(1, "batches")))
+        list(train(model, (split, split), settings, generator(1, "batches")))
         results.append(weights(model))
     assert (results[0] != results[1]) == ("dropout" in SETTINGS[name])
 
@@ -270,11 +273,11 @@ def test_each_micro_batch_has_its_own_seed_whoever_computes_it(name: str, monkey
         gather = staticmethod(lambda found: [*found, *found])
 
     def seeds(processes: Any) -> list[int]:
-        model = trainable(name).initial(V, BLOCK, generator(1, "weights"), **SETTINGS[name])
+        model = trainable_class(name).initial(V, BLOCK, generator(1, "weights"), **SETTINGS[name])
         computed, used = model.loss_and_gradients, []
         monkeypatch.setattr(model, "loss_and_gradients", lambda *args: used.append(args[2]) or computed(*args))
         split = Split("train", TOKENS, V)
-        list(train(model, split, split, TRAIN, generator(1, "batches"), processes=processes))
+        list(train(model, (split, split), TRAIN, generator(1, "batches"), processes=processes))
         return used
 
     alone = seeds(None)
@@ -288,6 +291,34 @@ def test_measuring_changes_no_result(name: str) -> None:
     assert [points[0], points[-1]] == ends
 
 
+@pytest.mark.parametrize("rule", ["adamw", "muon"])
+def test_run_that_was_cut_off_goes_on_to_the_same_bytes(name: str, rule: str, tmp_path: Path) -> None:
+    """From every point at which its state was saved, in float64 too, dropout and all."""
+    rule = "adamw" if name == "bigram" else rule
+    settings = TRAIN.model_copy(update={"eval_interval": 1, "optimizer": rule, "grad_clip": 0.5})
+    splits = Split("train", TOKENS[:200], V), Split("test", TOKENS[200:], V)
+    unfinished = Unfinished(tmp_path, {})
+
+    def course(state: State | None) -> tuple[bytes, list[Point], list[State]]:
+        model = trainable_class(name).initial(V, BLOCK, generator(1, "weights"), **SETTINGS[name]).double()
+        saved: list[State] = []
+
+        def save(state: State) -> None:
+            unfinished._saved = float("-inf")
+            unfinished.save(state)
+            saved.append(unfinished.load())
+
+        points = list(train(model, splits, settings, generator(1, "batches"), state=state, save=save))
+        return weights(model), points, saved
+
+    result, points, states = course(None)
+    assert [state.step for state in states] == list(range(1, settings.max_iters))
+    for state in states:
+        assert course(state)[:2] == (result, points)
+    unfinished.remove()
+    assert unfinished.load() is None
+
+
 def test_training_learns(name: str) -> None:
     optimizer = "adamw" if name == "bigram" else "muon"
     model, points = trained(name, max_iters=60, batch_size=16, learning_rate=0.05, optimizer=optimizer)
@@ -298,10 +329,10 @@ def test_training_learns(name: str) -> None:
 def test_the_smallest_model_learns_and_writes(name: str) -> None:
     """One character of context, two in the vocabulary."""
     text = np.array([0, 1] * 20, dtype=np.uint8)
-    model = trainable(name).initial(2, 1, generator(1, "weights"), **SETTINGS[name])
+    model = trainable_class(name).initial(2, 1, generator(1, "weights"), **SETTINGS[name])
     split = Split("train", text, 2)
     settings = TRAIN.model_copy(update={"block_size": 1, "max_iters": 100, "learning_rate": 0.1})
-    points = list(train(model, split, split, settings, generator(1, "batches")))
+    points = list(train(model, (split, split), settings, generator(1, "batches")))
     assert points[-1].test_loss < 0.2
     assert model.generate(np.array([[0]]), 10, 0.01, np.random.default_rng(0)).tolist() == [[0, 1] * 5 + [0]]
 
@@ -329,7 +360,7 @@ def test_an_untrained_model_is_the_one_that_training_started_from(name: str, tmp
     path, index = tmp_path / "model.safetensors", tokens(2, 4)
     checkpoint.save(path, trained(name)[0], name, SETTINGS[name], VOCABULARY)
     untrained = checkpoint.load_untrained(path, VOCABULARY, generator(1, "weights"))
-    initial = trainable(name).initial(V, BLOCK, generator(1, "weights"), **SETTINGS[name])
+    initial = trainable_class(name).initial(V, BLOCK, generator(1, "weights"), **SETTINGS[name])
     for temperature in (0.5, 1.0):
         expected = initial.next_char_probabilities(index, temperature)
         np.testing.assert_allclose(untrained.next_char_probabilities(index, temperature), expected, rtol=1e-6)

@@ -1,11 +1,11 @@
-"""The update rules, held against PyTorch's own optimizers, step by step."""
+"""The update rules, compared with PyTorch's own optimizers, step by step."""
 
 import pytest
 import torch
 
 from charlm.config import TrainParams
 from charlm.errors import CharlmError
-from charlm.training.optimizer import learning_rate, optimizer
+from charlm.training.optimizer import Optimizer, learning_rate
 
 SETTINGS = TrainParams(
     seed=1,
@@ -45,7 +45,7 @@ def test_steps_are_those_of_pytorchs_optimizers_to_the_bit(rule: str, grad_clip:
     rules: list[tuple[torch.optim.Optimizer, float]] = [(adamw, 0.01)]
     if hidden:
         rules.append((torch.optim.Muon([theirs[n] for n in hidden], lr=0.02, **decay), 0.02))
-    update = optimizer(ours, ours[1:3], settings)
+    ours_rule = Optimizer(ours, ours[1:3], settings)
     draws = torch.Generator().manual_seed(1)
     for step in range(1, 21):
         gradients = [torch.randn(parameter.shape, generator=draws) for parameter in ours]
@@ -56,7 +56,7 @@ def test_steps_are_those_of_pytorchs_optimizers_to_the_bit(rule: str, grad_clip:
         for reference, highest in rules:
             reference.param_groups[0]["lr"] = learning_rate(step, highest, settings)
             reference.step()
-        update(gradients, step)
+        ours_rule.update(gradients, step)
     assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
 
 
@@ -79,7 +79,7 @@ def test_the_rate_rises_then_stays_or_falls_towards_zero(schedule: str, warmup: 
 
 def test_muon_needs_a_hidden_matrix() -> None:
     with pytest.raises(CharlmError) as err:
-        optimizer(parameters(), [], SETTINGS)
+        Optimizer(parameters(), [], SETTINGS)
     assert str(err.value) == (
         "train.optimizer is muon, but this model has no matrix between its embeddings and its head.\n"
         "Muon is for such matrices alone.\n"
