@@ -12,17 +12,17 @@ ifneq ($(wildcard $(MIRROR)),)
 export CHARLM_GUTENBERG_MIRROR ?= $(MIRROR)
 endif
 
-.PHONY: help repro verify test bench screenshots check format lock clean
+.PHONY: help repro verify test bench screenshots check format deps lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
-repro: $(READY)  ## run the pipeline on the book and print what came out
+repro: $(READY)  ## run the pipeline on the book and print the result
 	dvc repro
 	@python -m charlm.summary
 
-verify: $(READY)  ## make the committed result again and hold every byte of it against dvc.lock
+verify: $(READY)  ## reproduce the committed result and compare every byte with dvc.lock
 	python -m charlm.provenance.reproduction
 
 test: $(READY)  ## run every test, without the internet
@@ -30,10 +30,10 @@ test: $(READY)  ## run every test, without the internet
 	python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)) --dist loadgroup
 
 bench: .venv/bench/.ready  ## measure charlm beside the notebook and write docs/benchmarks.md
-	PYTHONPATH=$(CURDIR)/.venv/bench charlm bench
-	charlm bench --growth 1,10,100,1000
+	PYTHONPATH=$(CURDIR)/.venv/bench python -m benchmarks
+	python -m benchmarks --growth 1,10,100,1000
 
-screenshots: $(READY)  ## write the pictures of the UI in docs/images anew; needs Chromium
+screenshots: $(READY)  ## write the pictures of the UI in docs/images; needs Chromium
 	python -m pytest tests/test_ui.py --screenshots docs/images
 
 check: $(READY)  ## format, lint and types, as CI checks them
@@ -41,11 +41,14 @@ check: $(READY)  ## format, lint and types, as CI checks them
 	ruff check .
 	mypy
 
-format: $(READY)  ## mend what ruff can mend
+deps: $(READY)  ## write the code that each stage depends on to dvc.yaml
+	python -m tests.code_deps
+
+format: $(READY)  ## fix what ruff can fix
 	ruff format .
 	ruff check --fix .
 
-lock: $(READY)  ## pin every package anew in requirements.lock
+lock: $(READY)  ## pin every package in requirements.lock
 	CUSTOM_COMPILE_COMMAND="make lock" pip-compile --quiet --extra dev --allow-unsafe --strip-extras \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
 	@# The CPU build of a wheel has a version of its own, which package indexes do not list.

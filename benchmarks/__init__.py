@@ -1,1 +1,1 @@
-"""What `charlm bench` measures, and the baselines that it measures against; run as `python -m benchmarks`."""
+"""charlm beside the notebook that it grew from: `python -m benchmarks` measures both and writes docs/benchmarks.md."""

@@ -1,16 +1,16 @@
-"""Measure charlm beside the notebook that it grew from, and write what came out.
+"""Measure charlm beside the notebook that it grew from, and write docs/benchmarks.md.
 
-The table is measured in one run, the contestants of each row in turn; the growth with the text in another. Each run
-writes what it measured to the folder --out, as benchmarks.json or growth.json, and the page benchmarks.md of both.
+One run measures the table, another with --growth how the stages grow with the text. Each writes what it measured to
+benchmarks.json or growth.json, and the page from both.
 """
 
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from pydantic import TypeAdapter
@@ -21,134 +21,128 @@ from benchmarks import page
 from benchmarks.scale import QUICK, Scale
 from charlm.config import project_root
 from charlm.files import atomic_write, write_text
-from charlm.provenance import repository as checkout
+from charlm.provenance import repository
 from charlm.provenance.code import Environment
 
 if TYPE_CHECKING:
-    from benchmarks.contest import Contest, Result
+    from benchmarks.comparison import Comparison, Result
 
+T = TypeVar("T")
 _PACKAGES = ("charlm", "dvc", "lightning", "mlflow", "numpy", "torch")
 
 
 def _megabytes(_context: click.Context, _option: click.Parameter, value: str | None) -> list[float]:
-    """Different sizes, small ones first."""
+    """Distinct sizes, the smallest first."""
     try:
         sizes = {float(size) for size in value.split(",")} if value is not None else set()
     except ValueError as err:
-        raise click.BadParameter(f"{value} is not numbers with commas between them, such as 1,10,100.") from err
+        raise click.BadParameter(f"{value}: expected numbers with commas between them, such as 1,10,100.") from err
     if not all(0 < size < math.inf for size in sizes):
-        raise click.BadParameter(f"{value} is not sizes of texts in megabytes, such as 1,10,100.")
+        raise click.BadParameter(f"{value}: expected megabytes above 0, such as 1,10,100.")
     return sorted(sizes)
 
 
 @click.command(help=__doc__)
-@click.option("--only", multiple=True, metavar="KEY", help="Measure this row alone; can be given several times.")
+@click.option("--only", multiple=True, metavar="KEY", help="Measure only this row; can be given several times.")
 @click.option(
     "--growth",
     "sizes",
     metavar="MB,MB,...",
     callback=_megabytes,
-    help="Measure, in place of the table, the stages on texts of these megabytes: 1,10,100,1000.",
+    help="Measure the stages on texts of these megabytes instead of the table: 1,10,100,1000.",
 )
-@click.option("--quick", is_flag=True, help="Take every step, but so little of each that its time means nothing.")
+@click.option("--page", "page_only", is_flag=True, help="Measure nothing: write the page from what is saved.")
+@click.option("--quick", is_flag=True, help="Run every step, but so little of each that the times mean nothing.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, writable=True, path_type=Path),
-    help="Where to write.  [default: the project's docs; nowhere with --only or --quick]",
+    help="The folder to write to.  [default: the project's docs; none with --only or --quick]",
 )
-def main(only: tuple[str, ...], sizes: list[float], *, quick: bool, out: Path | None) -> None:
+def main(only: tuple[str, ...], sizes: list[float], *, page_only: bool, quick: bool, out: Path | None) -> None:
     if sizes and only:
-        raise click.UsageError(
-            "--only names rows of the table, which --growth does not measure; leave one of them out."
-        )
+        raise click.UsageError("--only selects rows of the table, which --growth does not measure. Give one of them.")
     for name in [name for name in os.environ if name.startswith(("CHARLM_", "MLFLOW_", "DVC_"))]:
         del os.environ[name]
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     root, scale = project_root(), QUICK if quick else Scale()
     if out is None and not only and not quick:
         out = root / "docs"
-    if sizes:
-        _measure_growth(root, sizes, scale, out)
+    if page_only:
+        _write_page(root, out)
+    elif sizes:
+        _measure_growth(root, sizes, scale.growth_repeats, out)
     else:
         _measure_table(root, scale, set(only), out)
 
 
 def _measure_table(root: Path, scale: Scale, only: set[str], out: Path | None) -> None:
-    """Measure the rows of `only`, or all, and tell them; what was measured before an interrupt is kept."""
-    contests = _wanted(root, scale, only)
-    settings, results = _settings(root), []
+    """Measure the rows in `only`, or all. An interrupt leaves what was measured before it."""
+    from benchmarks.comparison import measure
+
+    comparisons = _selected(root, scale, only)
+    settings = _settings(root)
+    results: list[Result] = []
     try:
-        for measured in _contests(contests, scale):
-            results += measured
+        for comparison in _shown([(comparison.rows[0].key, comparison) for comparison in comparisons]):
+            results += measure(comparison, scale.repeats)
             rows = [asdict(result) | {"ratio": result.ratio, "verdict": result.verdict} for result in results]
             _save(out, "benchmarks.json", {"settings": settings, "scale": asdict(scale), "rows": rows})
     finally:
         Console().print(page.terminal(results))
-        _write(root, out)
+        _write_page(root, out)
 
 
-def _wanted(root: Path, scale: Scale, only: set[str]) -> "list[Contest]":
-    """All contests with the rows of `only`, or with all of theirs."""
-    from benchmarks import parts, pipelines
+def _selected(root: Path, scale: Scale, only: set[str]) -> "list[Comparison]":
+    """All comparisons, with the rows in `only` or with all their rows."""
+    from benchmarks import operations, pipelines
 
-    contests = [*parts.contests(root, scale), *pipelines.contests(root)]
-    known = [row.key for contest in contests for row in contest.rows]
+    comparisons = [*operations.comparisons(root, scale), *pipelines.comparisons(root)]
+    known = [row.key for comparison in comparisons for row in comparison.rows]
     if unknown := only - set(known):
         raise click.BadParameter(f"no row {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    kept = [
-        replace(contest, rows=tuple(row for row in contest.rows if not only or row.key in only)) for contest in contests
-    ]
-    return [contest for contest in kept if contest.rows]
+    selected = [replace(c, rows=tuple(row for row in c.rows if not only or row.key in only)) for c in comparisons]
+    return [comparison for comparison in selected if comparison.rows]
 
 
-def _contests(contests: "list[Contest]", scale: Scale) -> "Iterator[list[Result]]":
-    """What each of them came to; a bar shows how far it is."""
-    from benchmarks.contest import measured
-
-    with _progress() as progress:
-        bar = progress.add_task("bench", total=len(contests))
-        for contest in contests:
-            progress.update(bar, description=contest.rows[0].key)
-            yield measured(contest, scale.repeats)
-            progress.advance(bar)
-
-
-def _measure_growth(root: Path, sizes: list[float], scale: Scale, out: Path | None) -> None:
-    """Measure the stages on texts of `sizes`; what was measured before an interrupt is kept."""
+def _measure_growth(root: Path, sizes: list[float], repeats: int, out: Path | None) -> None:
+    """Measure the stages on texts of `sizes`. An interrupt leaves what was measured before it."""
     from benchmarks import growth
 
     settings, points = _settings(root), []
+    texts = [(f"{size:g} MB, {kind}", (kind, size)) for kind in growth.KINDS for size in sizes]
     try:
-        with _progress() as progress:
-            bar = progress.add_task("growth", total=len(growth.KINDS) * len(sizes))
-            for kind, size in [(kind, size) for kind in growth.KINDS for size in sizes]:
-                progress.update(bar, description=f"{size:g} MB, {kind}")
-                points += growth.measured(root, kind, size, scale.growth_repeats)
-                _save(out, "growth.json", {"settings": settings, "points": [asdict(point) for point in points]})
-                progress.advance(bar)
+        for kind, size in _shown(texts):
+            points += [asdict(point) for point in growth.measure(root, kind, size, repeats)]
+            _save(out, "growth.json", {"settings": settings, "points": points})
     finally:
-        _write(root, out)
+        _write_page(root, out)
 
 
-def _progress() -> Progress:
+def _shown(named: Sequence[tuple[str, T]]) -> Iterator[T]:
+    """Each of `named`, with its name on a progress bar."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("", total=len(named))
+        for name, value in named:
+            progress.update(bar, description=name)
+            yield value
+            progress.advance(bar)
 
 
 def _settings(root: Path) -> dict[str, str]:
-    """What is measured, and with what."""
+    """What was measured, and on what machine."""
     here, code = Environment.here(), ("charlm", "stages", "benchmarks")
     commit, changed = (
-        checkout.run(root, "git", *command).stdout.decode().strip()
+        repository.run(root, "git", *command).stdout.decode().strip()
         for command in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--", *code))
     )
     versions = ", ".join(f"{name} {here.packages[name]}" for name in _PACKAGES if name in here.packages)
     return {
         "machine": f"{here.platform}, {os.cpu_count()} cores, {here.cpu_capability}",
-        "threads": f"{here.threads}, PyTorch's own choice; 1 for charlm's training, as the train stage sets it",
+        "threads": f"{here.threads}, PyTorch's default; 1 where charlm trains, as in its train stage",
         "versions": f"Python {here.python}, {versions}",
-        "code": f"commit {commit or 'unknown'}{', and changes that are not committed' if changed else ''}",
-        "texts": "made of tests/tale.txt; a book has 230 kB",
+        "code": f"commit {commit or 'unknown'}{', with uncommitted changes' if changed else ''}",
+        "texts": "from the paragraphs of tests/tale.txt; a book has 230 kB",
     }
 
 
@@ -157,8 +151,8 @@ def _save(out: Path | None, name: str, content: dict[str, Any]) -> None:
         write_text(out / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _write(root: Path, out: Path | None) -> None:
-    """The page and its pictures in `out`, of the table and the growth that are saved there."""
+def _write_page(root: Path, out: Path | None) -> None:
+    """Write the page and its pictures to `out`, from the table and the growth that are saved there."""
     if out is None:
         return
     from benchmarks import plots
@@ -179,4 +173,4 @@ def _write(root: Path, out: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="python -m benchmarks")

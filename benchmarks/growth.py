@@ -19,7 +19,7 @@ KINDS: tuple[texts.Kind, ...] = ("ASCII", "multilingual")
 
 @dataclass(frozen=True)
 class Growth:
-    """What a stage took of a text: `seconds` and `peak` resident bytes, or the `problem` that it failed with."""
+    """What a stage took for a text: `seconds` and `peak` resident bytes. `problem` is not empty if it failed."""
 
     text: str
     megabytes: float
@@ -29,37 +29,32 @@ class Growth:
     problem: str = ""
 
 
-def measured(root: Path, kind: texts.Kind, megabytes: float, repeats: int) -> list[Growth]:
-    """Every stage on a shelf of so many megabytes; all of them in a row `repeats` times, each time from nothing."""
+def measure(root: Path, kind: texts.Kind, megabytes: float, repeats: int) -> list[Growth]:
+    """Run every stage on books of `megabytes` in all, from nothing, `repeats` times: a point for each stage."""
     with tempfile.TemporaryDirectory(prefix="charlm-bench.") as temporary:
         folder = copy_project(root, Path(temporary) / "project", "books/*.txt")
-        texts.write_shelf(folder / "books", root, kind, int(megabytes * texts.MEGABYTE))
-        rounds = [list(_stages(folder, kind, megabytes)) for _ in range(repeats)]
-    return [_together(of_stage) for of_stage in zip(*rounds, strict=False)]
+        texts.write_books(folder / "books", root, kind, int(megabytes * texts.MEGABYTE))
+        rounds = [list(_run_stages(folder, kind, megabytes)) for _ in range(repeats)]
+    return [_combine(of_stage) for of_stage in zip(*rounds, strict=False)]
 
 
-def _together(points: Sequence[Growth]) -> Growth:
-    """The median of their seconds, the largest of their peaks, and a problem if one of them had it."""
+def _combine(points: Sequence[Growth]) -> Growth:
+    """The median of the seconds, the largest peak, and the first problem if there is one."""
     first = points[0]
     seconds = statistics.median(point.seconds for point in points)
     problem = next((point.problem for point in points if point.problem), "")
     return Growth(first.text, first.megabytes, first.stage, seconds, max(point.peak for point in points), problem)
 
 
-def _stages(folder: Path, kind: texts.Kind, megabytes: float) -> Iterator[Growth]:
-    """The stages one after another; those after one that failed are left out."""
+def _run_stages(folder: Path, kind: texts.Kind, megabytes: float) -> Iterator[Growth]:
+    """Run the stages in order, up to the first that fails."""
     run(folder, "git", "clean", "-dfxq", "--exclude=books")
-    commands = YAML(typ="safe").load(folder / "dvc.yaml")["stages"]
-    for stage, settings in commands.items():
-        point = _stage(folder, stage, shlex.split(settings["cmd"]), kind, megabytes)
-        yield point
-        if point.problem:
+    stages = YAML(typ="safe").load(folder / "dvc.yaml")["stages"]
+    for stage, settings in stages.items():
+        command = peak.watching(*shlex.split(settings["cmd"]))
+        done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=True)
+        code, seconds, memory = json.loads(done.stdout.splitlines()[-1])
+        problem = f"failed with exit code {code}: {done.stderr.strip()[-300:]}" if code else ""
+        yield Growth(kind, megabytes, stage, seconds, memory, problem)
+        if problem:
             return
-
-
-def _stage(folder: Path, stage: str, command: Sequence[str], kind: texts.Kind, megabytes: float) -> Growth:
-    watched = peak.watching(*command)
-    done = subprocess.run(watched, cwd=folder, env=environment(folder), capture_output=True, text=True, check=True)
-    code, seconds, memory = json.loads(done.stdout.splitlines()[-1])
-    problem = f"failed with exit code {code}: {done.stderr.strip()[-300:]}" if code else ""
-    return Growth(kind, megabytes, stage, seconds, memory, problem)

@@ -1,7 +1,7 @@
 """The notebook's training as PyTorch Lightning does it, its loss logged to MLflow by MLFlowLogger.
 
-Lightning comes with `pip install 'charlm[bench]'`; `make bench` brings it. Progress bar, checkpoints and
-summaries are off, which is to its advantage.
+`make bench` installs Lightning; so does `pip install 'charlm[bench]'`. Progress bar, checkpoints and summaries are off,
+which is to its advantage.
 """
 
 import logging
@@ -20,13 +20,13 @@ from benchmarks import notebook
 
 
 class Windows(IterableDataset[tuple[Tensor, Tensor]]):
-    """Random windows of a text, (T,), and the same a character later, without end."""
+    """Random windows of a text (T,) and the same one character later, without end."""
 
     def __init__(self, data: Tensor) -> None:
         self.data = data
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One window after another; the loader stacks them to batches."""
+        """Draw one window at a time; the loader stacks them to batches."""
         while True:
             start = int(torch.randint(len(self.data) - notebook.BLOCK_SIZE, ()))
             window = self.data[start : start + notebook.BLOCK_SIZE + 1]
@@ -34,7 +34,7 @@ class Windows(IterableDataset[tuple[Tensor, Tensor]]):
 
 
 class Bigram(LightningModule):
-    """The notebook's model, with the time that its training takes without set-up and teardown."""
+    """The notebook's model, with the seconds that its training took without set-up and teardown."""
 
     def __init__(self, vocabulary_size: int) -> None:
         super().__init__()
@@ -50,13 +50,13 @@ class Bigram(LightningModule):
         self.seconds += time.perf_counter()
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """The loss of a batch, logged."""
+        """The loss of a batch, which is logged."""
         loss: Tensor = self.model(*batch)[1]
         self.log("loss", loss)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The notebook's."""
+        """The optimizer of the notebook."""
         return torch.optim.AdamW(self.parameters(), lr=notebook.LEARNING_RATE)
 
 
@@ -66,7 +66,7 @@ def train(data: Tensor, vocabulary_size: int, max_iters: int, uri: str) -> float
     model = Bigram(vocabulary_size)
     loader = DataLoader(Windows(data), batch_size=notebook.BATCH_SIZE)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that workers would load faster, which for four windows they do not
+        warnings.simplefilter("ignore")  # it suggests workers, which are slower for four windows
         trainer = Trainer(
             accelerator="cpu",
             max_steps=max_iters,
@@ -77,5 +77,5 @@ def train(data: Tensor, vocabulary_size: int, max_iters: int, uri: str) -> float
             enable_model_summary=False,
         )
         trainer.fit(model, loader)
-    os.environ.pop("MLFLOW_TRACKING_URI", None)  # the logger sets it, for all that comes after
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # the logger sets it for the whole process
     return model.seconds / max_iters

@@ -1,9 +1,9 @@
-"""The notebook as a script, in its own method: the baseline that the pipeline is measured against.
+"""The notebook as a script, with its own methods: the baseline of the pipeline.
 
-It does what a first notebook on a character bigram does, line for line: dictionaries to encode, slices stacked one by
-one to a batch, PyTorch's default AdamW in float32, the whole text through the model for each character that it
-generates. `estimate_loss`, which the notebook announces by its `eval_iters` and leaves out, is done as in nanoGPT.
-With --mlflow it is what people make of it: parameters, a loss every 100 iterations and the texts go to MLflow.
+It encodes with dictionaries, stacks slices one by one to a batch, trains with PyTorch's default AdamW in float32, and
+sends the whole text through the model for each character that it generates. The notebook has `eval_iters` but no
+`estimate_loss`; here it has nanoGPT's. --mlflow adds what people usually log: parameters, a loss every 100 iterations
+and the texts.
 """
 
 import time
@@ -27,7 +27,7 @@ Log = Callable[[int, float], object]
 
 
 class BigramLanguageModel(nn.Module):
-    """A table of logits, as in `charlm.models.bigram`, with PyTorch's own initial weights."""
+    """A table of logits as in `charlm.models.bigram`, with PyTorch's own initial weights."""
 
     def __init__(self, vocabulary_size: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class BigramLanguageModel(nn.Module):
         return logits, F.cross_entropy(logits, targets.view(batch * block))
 
     def generate(self, index: Tensor, max_new_tokens: int) -> Tensor:
-        """Continue `index` (B, T); every step computes the logits of all that is there."""
+        """Continue `index` (B, T). Every step computes the logits of the whole text so far."""
         for _ in range(max_new_tokens):
             logits, _ = self(index)
             logits = logits[:, -1, :]  # (B, V)
@@ -65,7 +65,7 @@ def encode(text: str, string_to_int: Mapping[str, int]) -> Tensor:
 
 
 def get_batch(data: Tensor, batch_size: int, block_size: int) -> tuple[Tensor, Tensor]:
-    """Random windows of `data` (N,) and the same a character later, both (B, T)."""
+    """Random windows of `data` (N,) and the same one character later, both (B, T)."""
     ix = torch.randint(len(data) - block_size, (batch_size,))
     x = torch.stack([data[i : i + block_size] for i in ix])
     y = torch.stack([data[i + 1 : i + block_size + 1] for i in ix])
@@ -81,7 +81,7 @@ def train(
     block_size: int = BLOCK_SIZE,
     log: Log | None = None,
 ) -> tuple[float, float]:
-    """Train in place; the loss of the last batch, and the seconds that an iteration took."""
+    """Train in place. Returns the loss of the last batch, and the seconds per iteration."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     start = time.perf_counter()
     for step in range(max_iters):
@@ -97,7 +97,7 @@ def train(
 
 @torch.no_grad()
 def estimate_loss(model: BigramLanguageModel, splits: Mapping[str, Tensor]) -> dict[str, float]:
-    """For each split the mean of the losses of EVAL_ITERS batches."""
+    """The mean loss of EVAL_ITERS batches of each split."""
     out = {}
     model.eval()
     for split, data in splits.items():
@@ -111,7 +111,7 @@ def estimate_loss(model: BigramLanguageModel, splits: Mapping[str, Tensor]) -> d
 
 
 def notebook(text: str, max_iters: int = MAX_ITERS, log: Log | None = None) -> tuple[float, dict[str, str]]:
-    """The whole of it: the loss that it prints at its end, and its two texts."""
+    """Run the notebook: the loss of its last batch, and its two texts."""
     string_to_int, int_to_string = dictionaries(text)
     data = encode(text, string_to_int)
     train_data = data[: int(0.8 * len(data))]
@@ -138,7 +138,7 @@ def main(text: Path, store: Path | None) -> None:
 
 
 def _logged(content: str, store: Path) -> tuple[float, dict[str, str]]:
-    """The same with MLflow's fluent calls around it."""
+    """Run the notebook inside an MLflow run."""
     import mlflow
 
     mlflow.set_tracking_uri(f"sqlite:///{store}")

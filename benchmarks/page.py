@@ -1,10 +1,10 @@
-"""How what was measured is told: a table for the terminal, and docs/benchmarks.md. Misses are told like any result."""
+"""Show what was measured: a table in the terminal, and docs/benchmarks.md. A missed aim is shown like any result."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from benchmarks.contest import Result, Spread
+from benchmarks.comparison import Result, Spread
 from benchmarks.growth import Growth
 
 if TYPE_CHECKING:
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 HEADER = ("measured", "this", "against", "ratio", "aim", "met")
 GUTENBERG = 30_000
-"""Megabytes: the plain texts of all of Project Gutenberg, about."""
+"""Megabytes: about the size of all plain texts of Project Gutenberg."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """The contests of one run, and what they were measured with."""
+    """The results of one run, and what they were measured with."""
 
     settings: dict[str, str] = field(default_factory=dict)
     rows: list[Result] = field(default_factory=list)
@@ -32,34 +32,35 @@ class Curve:
 
 
 def terminal(results: Sequence[Result]) -> "rich.table.Table":
-    """The results by their keys, those that miss their aim in red."""
+    """The results by key, green where they meet their aim and red where they miss it."""
     import rich.table
     from rich.text import Text
 
-    shown = rich.table.Table(*HEADER)
+    table = rich.table.Table(*HEADER)
     for result in results:
         style = {"missed": "red", "yes": "green"}.get(result.verdict, "")
         cells = _cells(result, lambda spread: duration(spread.median))
-        shown.add_row(*(Text(cell) for cell in (result.row.key, *cells)), style=style)
-    return shown
+        table.add_row(*(Text(cell) for cell in (result.row.key, *cells)), style=style)
+    return table
 
 
 def markdown(table: Table, curve: Curve, notes: str) -> str:
     """docs/benchmarks.md: the table, the growth, and the hand-written `notes`."""
-    parts = [
+    sections = [
         "# Benchmarks",
-        "Written by `charlm bench`, the text after the tables by hand in benchmarks/notes.md. A time is a median, with "
-        "the quartiles in brackets; the contestants of a row take turns. Below 1 ×, charlm takes less time.",
-        *(_contests(table) if table.rows else ["Not measured yet; `charlm bench` does it."]),
+        "`python -m benchmarks` writes this page; the text after the tables comes from benchmarks/notes.md. A time is "
+        "a median, with the quartiles in brackets. The two sides of a row take turns. Below 1 ×, charlm takes less "
+        "time.",
+        *(_table(table) if table.rows else ["Not measured yet: run `python -m benchmarks`."]),
         "## Growth with the text",
-        *(_growth(curve) if curve.points else ["Not measured yet; `charlm bench --growth 1,10,100,1000` does it."]),
+        *(_growth(curve) if curve.points else ["Not measured yet: run `python -m benchmarks --growth 1,10,100,1000`."]),
         notes.strip(),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(sections) + "\n"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that they are read best in."""
+    """`seconds` with three digits, in the largest unit that is not longer."""
     units = (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 0.0))
     unit, size = next((unit, size) for unit, size in units if seconds >= size)
     return f"{seconds / (size or 1e-9):.3g} {unit}"
@@ -68,11 +69,11 @@ def duration(seconds: float) -> str:
 def predictions(
     points: Sequence[Growth], megabytes: float = GUTENBERG
 ) -> dict[tuple[str, str], tuple[float, float] | None]:
-    """Seconds and peak bytes at `megabytes` by text and stage, on the line through its two largest sizes.
+    """Seconds and peak bytes at `megabytes` by text and stage, on the line through the two largest sizes.
 
-    None where a stage failed, and where there is one size alone.
+    None if the stage failed at any size, or was measured at one size only.
     """
-    return {key: _at(series, megabytes) for key, series in by_stage(points).items()}
+    return {key: _predict(series, megabytes) for key, series in by_stage(points).items()}
 
 
 def by_stage(points: Sequence[Growth]) -> dict[tuple[str, str], list[Growth]]:
@@ -83,8 +84,8 @@ def by_stage(points: Sequence[Growth]) -> dict[tuple[str, str], list[Growth]]:
     return series
 
 
-def _at(points: Sequence[Growth], megabytes: float) -> tuple[float, float] | None:
-    """Seconds and peak bytes at `megabytes`, no less than at the largest size that was measured."""
+def _predict(points: Sequence[Growth], megabytes: float) -> tuple[float, float] | None:
+    """Seconds and peak bytes at `megabytes`, never less than at the largest measured size."""
     if len(points) < 2 or any(point.problem for point in points):
         return None
     first, last = points[-2:]
@@ -95,11 +96,11 @@ def _at(points: Sequence[Growth], megabytes: float) -> tuple[float, float] | Non
     )
 
 
-def _contests(table: Table) -> list[str]:
+def _table(table: Table) -> list[str]:
     return [
         _markdown_table(("", ""), table.settings.items()),
         _markdown_table(HEADER, ((f"{r.row.title} (per {r.row.per})", *_cells(r, _spread)) for r in table.rows)),
-        "![Each row's time as a part of its baseline's, beside its aim](images/benchmarks.png)",
+        "![Each row's time as a fraction of its baseline's, beside its aim](images/benchmarks.png)",
     ]
 
 
@@ -114,17 +115,17 @@ def _growth(curve: Curve) -> list[str]:
     )
     header = ("text", "stage", "seconds", "peak memory")
     return [
-        "Each stage by itself, in a process of its own, on a shelf of books of 230 kB; the median of its seconds and "
-        "the largest of its peaks. A megabyte is 10⁶ bytes of UTF-8.",
+        "Each stage runs in its own process, on books of 230 kB. The seconds are a median, the peak is the largest. "
+        "A megabyte is 10⁶ bytes of UTF-8.",
         _markdown_table(("", ""), curve.settings.items()),
         "![Seconds and peak memory of each stage by the size of the text](images/growth.png)",
         _markdown_table(("text", "MB", *header[1:]), measured),
-        f"The line through the two largest sizes leads to this for Project Gutenberg, about {GUTENBERG / 1000:g} GB:",
+        f"The line through the two largest sizes predicts this for Project Gutenberg, about {GUTENBERG / 1000:g} GB:",
         _markdown_table(header, predicted),
     ]
 
 
-def _cells(result: Result, shown: Callable[[Spread], str]) -> tuple[str, ...]:
+def _cells(result: Result, show: Callable[[Spread], str]) -> tuple[str, ...]:
     """Ours, baseline, ratio, aim, verdict."""
     row, aim = result.row, str(result.row.aim or "")
     if result.ours is None or result.baseline is None or result.ratio is None:
@@ -134,7 +135,7 @@ def _cells(result: Result, shown: Callable[[Spread], str]) -> tuple[str, ...]:
         if result.ratio > 0.2
         else f"{result.ratio:.2g} × ({1 / result.ratio:,.0f} times faster)"
     )
-    return f"{row.ours} {shown(result.ours)}", f"{row.baseline} {shown(result.baseline)}", ratio, aim, result.verdict
+    return f"{row.ours} {show(result.ours)}", f"{row.baseline} {show(result.baseline)}", ratio, aim, result.verdict
 
 
 def _spread(spread: Spread) -> str:

@@ -1,6 +1,6 @@
 """Run a command; print as JSON its exit code, its seconds and the peak of its resident memory in bytes.
 
-A process by itself, and a small one: the system counts to a new process's peak what the one that started it held.
+It is a small process, because Linux starts the peak of a new process at what its parent uses.
 """
 
 import json
@@ -10,12 +10,12 @@ import time
 
 
 def watching(*command: str) -> list[str]:
-    """The command that runs `command` so, and prints what it took."""
+    """The command that runs `command` through this file."""
     return [sys.executable, "-I", "-S", __file__, *command]
 
 
 def main() -> None:
-    """Run the arguments as a command."""
+    """Run the command in the arguments."""
     start = time.perf_counter()
     child = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
     _, status, usage = os.wait4(child, 0)

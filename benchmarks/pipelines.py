@@ -1,4 +1,4 @@
-"""The whole pipeline and single commands, as processes, in a copy of the project that is set to a text of its own."""
+"""The whole pipeline and single commands, timed as processes in a copy of the project with another text."""
 
 import os
 import shutil
@@ -12,8 +12,9 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from benchmarks import texts
-from benchmarks.contest import Aim, Contest, NotMeasuredError, Row, Timed, timed
-from charlm.provenance import repository as checkout
+from benchmarks.comparison import Aim, Comparison, Row, Timer, time_call
+from charlm.errors import CharlmError
+from charlm.provenance import repository
 
 CODE = (
     "charlm",
@@ -26,32 +27,32 @@ CODE = (
     ".gitignore",
     ".dvc/config",
 )
-"""What of the project the copy has."""
+"""What is copied of the project."""
 SCRIPT = ("python", "-m", "benchmarks.notebook", "book.txt")
+NOTHING = "python -c pass"
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """That of this process, for commands in `folder`: this Python's, a name for git, and no state outside."""
-    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    """The environment for commands in `folder`: this Python, an author for git, and no state outside."""
     own = {
-        "PATH": programs,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "DVC_NO_ANALYTICS": "1",
         "DVC_SITE_CACHE_DIR": str(folder / ".site"),
         "DVC_ROOT": str(folder),
     }
     person = {f"GIT_{role}_{key}": "bench@example.org" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
-    return checkout.environment() | own | person
+    return repository.environment() | own | person
 
 
 def run(folder: Path, *command: str) -> None:
-    """Run `command` in `folder`; NotMeasuredError with its last words when it fails."""
+    """Run `command` in `folder`. Raises CharlmError with the end of its stderr if it fails."""
     done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NotMeasuredError(f"`{' '.join(command)}` exited with {done.returncode}: {done.stderr.strip()[-300:]}")
+        raise CharlmError(f"`{' '.join(command)}` exited with {done.returncode}: {done.stderr.strip()[-300:]}")
 
 
 def copy_project(root: Path, folder: Path, source: str) -> Path:
-    """A git repository in `folder` with the project's code, set to the text `source`, which is yet to be written."""
+    """A git repository in `folder` with the project's code and `source` as its data.source."""
     for name in CODE:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (root / name).is_dir() else shutil.copy2
@@ -68,7 +69,7 @@ def copy_project(root: Path, folder: Path, source: str) -> Path:
 
 @contextmanager
 def project(root: Path) -> Iterator[Path]:
-    """A copy of the project on a text of a book's size, in a temporary folder."""
+    """A copy of the project with a text as long as a book, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="charlm-bench.") as temporary:
         folder = copy_project(root, Path(temporary) / "project", "book.txt")
         (folder / "dvc.lock").unlink()
@@ -76,25 +77,24 @@ def project(root: Path) -> Iterator[Path]:
         yield folder
 
 
-def contests(root: Path) -> list[Contest]:
-    """All of this module."""
+def comparisons(root: Path) -> list[Comparison]:
+    """All comparisons of this module."""
     return [_pipeline(root), _start_up(root)]
 
 
-def _pipeline(root: Path) -> Contest:
-    """The whole of it, from nothing and again, and the notebook as one script."""
+def _pipeline(root: Path) -> Comparison:
+    """The whole pipeline, from nothing and again, beside the notebook as one script."""
     cold, warm, idle = "dvc repro", "dvc repro --force", "dvc repro, nothing changed"
     script, with_mlflow = "the script", "the script with MLflow"
-    again = "The pipeline, warm: every stage again"
     rows = (
         Row("cold", "The pipeline, cold: no result, no cache, no MLflow store", "run", cold, script, Aim(3)),
-        Row("warm", again, "run", warm, script, Aim(3)),
-        Row("warm-mlflow", again, "run", warm, with_mlflow),
+        Row("warm", "The pipeline, warm: every stage runs again", "run", warm, script, Aim(3)),
+        Row("warm-mlflow", "The pipeline, warm: every stage runs again", "run", warm, with_mlflow),
         Row("idle", "Nothing to do", "command", idle, "dvc status", Aim(0.2, "seconds more")),
     )
 
     @contextmanager
-    def opened() -> Iterator[Mapping[str, Timed]]:
+    def timers() -> Iterator[Mapping[str, Timer]]:
         with project(root) as folder:
             finished, store = folder.parent / "finished", str(folder.parent / "notebook.db")
 
@@ -117,32 +117,31 @@ def _pipeline(root: Path) -> Contest:
                 with_mlflow: _command(folder, *SCRIPT, "--mlflow", store),
             }
 
-    return Contest(rows, opened)
+    return Comparison(rows, timers)
 
 
-def _start_up(root: Path) -> Contest:
-    """What a command takes before any work, and what is in a stage's or the script's seconds whatever it does."""
-    nothing = "python -c pass"
+def _start_up(root: Path) -> Comparison:
+    """What a command takes before it does any work, and what every stage and the script pay for their imports."""
     imports = {"import-torch": "import torch", "import-mlflow": "import mlflow"}
     rows = (
-        Row("help", "Start-up", "command", "charlm --help", nothing, Aim(0.2, "seconds")),
-        Row("prepare", "The prepare stage on a book", "command", "stages.prepare", nothing, Aim(0.5, "seconds")),
-        *(Row(key, "Part of a start-up", "command", code, nothing) for key, code in imports.items()),
+        Row("help", "Start-up", "command", "charlm --help", NOTHING, Aim(0.2, "seconds")),
+        Row("prepare", "The prepare stage on a book", "command", "stages.prepare", NOTHING, Aim(0.5, "seconds")),
+        *(Row(key, "Part of a start-up", "command", code, NOTHING) for key, code in imports.items()),
     )
 
     @contextmanager
-    def opened() -> Iterator[Mapping[str, Timed]]:
+    def timers() -> Iterator[Mapping[str, Timer]]:
         with project(root) as folder:
-            run(folder, "dvc", "repro", "prepare")
+            run(folder, "python", "-m", "stages.download", "data/download")
             yield {
                 "charlm --help": _command(folder, "charlm", "--help"),
                 "stages.prepare": _command(folder, "python", "-m", "stages.prepare", "data/download", "data/prepare"),
-                nothing: _command(folder, "python", "-c", "pass"),
+                NOTHING: _command(folder, *NOTHING.split()),
                 **{code: _command(folder, "python", "-c", code) for code in imports.values()},
             }
 
-    return Contest(rows, opened)
+    return Comparison(rows, timers)
 
 
-def _command(folder: Path, *words: str) -> Timed:
-    return lambda: timed(lambda: run(folder, *words))
+def _command(folder: Path, *words: str) -> Timer:
+    return lambda: time_call(lambda: run(folder, *words))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from benchmarks.contest import Result
+from benchmarks.comparison import Result
 from benchmarks.growth import Growth
 from benchmarks.page import by_stage
 
@@ -12,19 +12,15 @@ COLORS = {"yes": "tab:green", "missed": "tab:red", "": "tab:gray"}
 
 
 def speedups(results: Sequence[Result]) -> Figure:
-    """A bar for each row, none if it was not measured: its time as a part of the baseline's, with the part aimed at."""
+    """A bar for each row: its time as a fraction of the baseline's, with the aim; no bar if it was not measured."""
     figure = Figure(figsize=(10, 0.38 * len(results) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    axes.barh(
-        range(len(results)),
-        [result.ratio or 0 for result in results],
-        color=[COLORS[result.verdict] for result in results],
-    )
+    axes, places = figure.subplots(), range(len(results))
+    axes.barh(places, [result.ratio or 0 for result in results], color=[COLORS[result.verdict] for result in results])
     aims = [(result.aimed, place) for place, result in enumerate(results) if result.aimed is not None]
     axes.plot([aim for aim, _ in aims], [place for _, place in aims], "k|", markersize=14, label="aim")
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_yticks(range(len(results)), [_label(result) for result in results], fontsize=8)
-    axes.set(xscale="log", xlabel="time as a part of the baseline's (less is faster)")
+    axes.set_yticks(places, [_label(result) for result in results], fontsize=8)
+    axes.set(xscale="log", xlabel="time as a fraction of the baseline's (less is faster)")
     axes.invert_yaxis()
     axes.legend()
     return figure
@@ -40,7 +36,7 @@ def growth(points: Sequence[Growth]) -> Figure:
     figure = Figure(figsize=(10, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     good = by_stage([point for point in points if not point.problem])
-    stages, texts = (list(dict.fromkeys(key[part] for key in good)) for part in (1, 0))
+    texts, stages = (list(dict.fromkeys(key[place] for key in good)) for place in (0, 1))
     for (text, stage), series in good.items():
         style = {"color": f"C{stages.index(stage)}", "linestyle": "-" if text == texts[0] else "--", "marker": "."}
         sizes = [point.megabytes for point in series]

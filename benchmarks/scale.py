@@ -1,23 +1,23 @@
-"""How much is measured: all of it, or as little as shows that everything runs."""
+"""How much is measured: everything, or just enough to show that it runs."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes of what is timed. A repeat times every contestant of a row once."""
+    """Sizes of what is timed. A repeat runs every timer of a comparison once."""
 
     repeats: int = 5
+    growth_repeats: int = 3
     side: int = 100
     """Of the arrays of the notebook's speed check, in each of four dimensions."""
     large: int = 100_000_000
     """Bytes of a large text."""
     iterations: int = 5000
-    """At the notebook's settings; the notebook itself makes 1,000."""
+    """With the notebook's settings; the notebook itself makes 1,000."""
     lightning_iterations: int = 1000
     wide_iterations: int = 300
-    """At batch 64 x block 64."""
-    growth_repeats: int = 3
+    """With batch 64 × block 64."""
     tracked_iterations: int = 100_000
     lengths: tuple[int, int] = (500, 10_000)
     sequences: int = 1000
@@ -36,4 +36,4 @@ QUICK = Scale(
     lengths=(5, 20),
     sequences=3,
 )
-"""Not a measurement: every step is taken, its times mean nothing."""
+"""Every step runs, but its times mean nothing."""

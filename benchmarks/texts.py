@@ -1,4 +1,4 @@
-"""Texts of any size, made of the bundled tale by permuting and repeating its paragraphs; the same on every machine."""
+"""Texts of any size from the paragraphs of the bundled tale, permuted and repeated; the same on every machine."""
 
 import random
 import string
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 BOOK = 230_000
-"""Bytes of a book: those of the one in params.yaml, about."""
+"""Bytes of a book, about as many as the one in params.yaml has."""
 MEGABYTE = 1_000_000
 
 Kind = Literal["ASCII", "multilingual"]
@@ -17,7 +17,7 @@ _ALPHABETS = [str.maketrans(string.ascii_lowercase, "".join(chr(first + i) for i
 
 
 def paragraphs(root: Path, kind: Kind) -> list[bytes]:
-    """Those of the tale in the project `root`; multilingual ones are in several alphabets, of 1 to 4 bytes."""
+    """The paragraphs of the tale in the project `root`; multilingual, in alphabets with characters of 1 to 4 bytes."""
     _, _, tale, *_ = (root / "tests/tale.txt").read_text(encoding="utf-8").split("***")
     plain = tale.encode("ascii", "ignore").decode()
     found = [paragraph + "\n\n" for paragraph in plain.strip().split("\n\n")]
@@ -27,7 +27,7 @@ def paragraphs(root: Path, kind: Kind) -> list[bytes]:
 
 
 def pieces(root: Path, kind: Kind, size: int) -> Iterator[bytes]:
-    """About `size` bytes in UTF-8, a permutation of the tale at a time, whole paragraphs."""
+    """About `size` bytes of UTF-8, whole paragraphs, one permutation of the tale at a time."""
     yield from _pieces(paragraphs(root, kind), size, random.Random(1337))  # noqa: S311 nothing secret is drawn
 
 
@@ -41,7 +41,7 @@ def _pieces(tale: list[bytes], size: int, order: random.Random) -> Iterator[byte
 
 
 def _paragraphs_within(tale: list[bytes], size: int) -> int:
-    """How many of the first paragraphs it takes to fill `size` bytes."""
+    """How many of the first paragraphs fill `size` bytes."""
     filled = 0
     for count, paragraph in enumerate(tale, 1):
         filled += len(paragraph)
@@ -51,18 +51,18 @@ def _paragraphs_within(tale: list[bytes], size: int) -> int:
 
 
 def text(root: Path, kind: Kind, size: int) -> str:
-    """A text of about `size` bytes in UTF-8."""
+    """A text of about `size` bytes of UTF-8."""
     return b"".join(pieces(root, kind, size)).decode()
 
 
 def write(path: Path, root: Path, kind: Kind, size: int) -> None:
-    """Write one of about `size` bytes to `path`, a piece at a time."""
+    """Write a text of about `size` bytes to `path`, one permutation at a time."""
     with path.open("wb") as file:
         file.writelines(pieces(root, kind, size))
 
 
-def write_shelf(folder: Path, root: Path, kind: Kind, size: int) -> None:
-    """Write books of about BOOK bytes, `size` together, to `folder`, a permutation of the tale's paragraphs each."""
+def write_books(folder: Path, root: Path, kind: Kind, size: int) -> None:
+    """Write books of about BOOK bytes each, `size` in all, to `folder`; in each the paragraphs have another order."""
     tale, order = paragraphs(root, kind), random.Random(1337)  # noqa: S311 nothing secret is drawn
     folder.mkdir()
     for number, start in enumerate(range(0, size, BOOK)):

@@ -104,12 +104,12 @@ def generate(prompt: str, length: int, temperature: float, seed: int | None, mod
     with tempfile.TemporaryDirectory(prefix="charlm-model.") as folder:
         checkpoint, characters = _model_files(_model_folder(model, Path(folder)))
 
-        from charlm.models.checkpoint import load_checkpoint
+        from charlm.models import checkpoint as checkpoints
         from charlm.models.sampling import sample
         from charlm.text.vocabulary import Vocabulary
 
-        vocabulary = Vocabulary.from_json(characters.read_text(encoding="utf-8"))
-        trained = load_checkpoint(checkpoint, vocabulary)
+        vocabulary = Vocabulary.load(characters)
+        trained = checkpoints.load(checkpoint, vocabulary)
         text = sample(trained, vocabulary, prompt, max_new_tokens=length, temperature=temperature, seed=seed)
     click.echo(text)
 

@@ -20,6 +20,10 @@ class CharlmError(click.ClickException):
         super().__init__("\n".join(line for line in (found, expected, fix) if line))
 
 
+class RefusedError(CharlmError):
+    """A source, or one address of it, gives no text; the message is the reason alone, to be listed beside its name."""
+
+
 def indented(lines: Iterable[str]) -> str:
     """Each of `lines` on a line of its own, indented, for the list in a message."""
     return "".join(f"\n  {line}" for line in lines)

@@ -1,22 +1,23 @@
-"""Files that appear complete or not at all, their digests, and texts of any size read block by block."""
+"""Write a file completely or not at all, digest it, and read a text of any size block by block."""
 
 import codecs
 import hashlib
+import io
 import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 BLOCK = 2**16
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place when the block ends well.
+    """Yield a temporary path beside `path` that replaces it when the block ends without an error.
 
-    When the block raises, the temporary file is removed and whatever stood at `path` stays as it was.
-    The folder is made if it is not there.
+    If the block raises, the temporary file is removed and `path` stays as it was. The folder is created if needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -26,19 +27,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, line ends as they are, whole or not at all."""
+    """Write `text` to `path` as UTF-8, with its line ends unchanged, completely or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write `content` to `path` as JSON, indented, complete or not at all."""
+    """Write `content` to `path` as indented JSON, completely or not at all."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def read_text(path: Path, size: int = BLOCK) -> Iterator[str]:
-    """The text of `path`, UTF-8, line ends as they are: a piece for every `size` bytes of it, the last one shorter."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+def read_text(
+    path: Path, size: int = BLOCK, *, encoding: str = "utf-8", universal_newlines: bool = False
+) -> Iterator[str]:
+    """The text of `path`, decoded from `size` bytes at a time; CRLF and CR become LF with `universal_newlines`."""
+    decoder: Any = codecs.getincrementaldecoder(encoding)()
+    if universal_newlines:
+        decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
     with path.open("rb") as file:
         while block := file.read(size):
             yield decoder.decode(block)

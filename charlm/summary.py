@@ -11,6 +11,7 @@ EXPLANATIONS = {
     "unigram": "how often each character stands in the train split",
     "bigram_counts": "counted pairs of the train split",
     "bigram_floor": "no bigram's train loss can go below",
+    "kneser_ney": "counts of up to six characters, smoothed: what a network has to beat",
 }
 """What each reference of metrics.json stands for."""
 _SAMPLE_LINES = 10
@@ -34,7 +35,10 @@ def markdown(results: Results, params: Mapping[str, Any]) -> str:
     """The description of a run: what was trained, on which text, and how well."""
     metrics = results.read_metrics()
     table = "\n".join(f"| {name} | {loss:.4f} | {meaning} |" for name, loss, meaning in rows(metrics))
-    test, source = metrics["test"], short_source(params["data.source"])
+    test, source = (
+        metrics["test"],
+        short_source(params["data.source"] if isinstance(params["data.source"], list) else [params["data.source"]]),
+    )
     return (
         f"**{params['model.name']}** on {source}: test loss **{test['loss']:.4f}** nats per character "
         f"({test['bits_per_char']:.4f} bits, perplexity {test['perplexity']:.2f}).\n\n"

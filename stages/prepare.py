@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from rich.console import Console
+
 from charlm.config import load_params
 from charlm.files import read_text, write_json, write_text
 from charlm.text.corpus import Split, save_tokens, split_sizes
@@ -20,7 +22,9 @@ def main(download: Path, out: Path) -> None:
     save_tokens(dict(zip(paths, sizes, strict=True)), vocabulary.dtype, map(vocabulary.encode, read_text(book)))
     train, test = (Split.load(path, len(vocabulary)) for path in paths)
     write_text(out / "vocabulary.json", vocabulary.to_json())
-    write_json(out / "references.json", references(train.tokens, test.tokens, len(vocabulary)))
+    with Console(stderr=True).status("counting the references"):  # half a minute for 20 million characters
+        losses = references(train, test)
+    write_json(out / "references.json", losses)
 
 
 if __name__ == "__main__":

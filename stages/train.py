@@ -15,7 +15,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
 from charlm.config import Params, TrainParams, flatten, load_params, project_root
 from charlm.files import sha256, write_text
-from charlm.models import checkpoint, trainable
+from charlm.models import checkpoint, trainable_class
 from charlm.random import generator
 from charlm.text.corpus import Split
 from charlm.text.vocabulary import Vocabulary
@@ -38,7 +38,7 @@ def main(prepare: Path, out: Path) -> None:
     else:  # the first one reports it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     params = load_params()
-    if "OMP_NUM_THREADS" not in os.environ and not trainable(params.model.name).threaded:
+    if "OMP_NUM_THREADS" not in os.environ and not trainable_class(params.model.name).threaded:
         torch.set_num_threads(1)
     settings = flatten(params, "model", "train")
     with live_run(project_root(), settings, warn=_warn, tracked=first) as run, _undisturbed_end():
@@ -60,15 +60,15 @@ def _undisturbed_end() -> Iterator[None]:
 def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping[Path, str]) -> None:
     """Train on what `prepare` has; the first process tells `run`, and leaves history and checkpoint in `out`."""
     vocabulary = Vocabulary.load(prepare / "vocabulary.json")
-    splits = [Split.load(prepare / f"{name}.npy", len(vocabulary)) for name in ("train", "test")]
+    splits = tuple(Split.load(prepare / f"{name}.npy", len(vocabulary)) for name in ("train", "test"))
     settings, name, seed = params.model.settings.model_dump(), params.model.name, params.train.seed
     device = resolve_device(params.train.device, params.train.dtype)
     weights = generator(seed, "weights")
-    model = trainable(name).initial(len(vocabulary), params.train.block_size, weights, **settings)
+    model = trainable_class(name).initial(len(vocabulary), params.train.block_size, weights, **settings)
     model = model.to(device, DTYPES[params.train.dtype])
     micro_batches = params.train.gradient_accumulation_steps
     with processes.joined(device, micro_batches, lambda: _agreed(params, prepare, device, code)) as joined:
-        points = train(model, *splits, params.train, generator(seed, "batches"), processes=joined)
+        points = train(model, splits, params.train, generator(seed, "batches"), processes=joined)
         if processes.rank() == 0:
             write_text(out / "history.csv", history.to_csv(_shown(points, params.train, run)))
             checkpoint.save(out / "model.safetensors", model, name, settings, vocabulary)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 
+import stages.record
 from charlm.config import flatten, load_params
 from charlm.files import sha256
 from charlm.training.history import from_csv
@@ -54,12 +56,12 @@ def is_complete(project: Path, run: MlflowRun) -> bool:
     """Whether the run holds all that the record gives it; what only a live training knows is not asked for."""
     figures = {f"{name}/{split}" for name in ("bits_per_char", "perplexity", "loss") for split in ("train", "test")}
     [model] = client(project).search_logged_models(["1"], f"source_run_id = '{run.info.run_id}'")
-    references = {f"reference/{name}" for name in ("uniform", "unigram", "bigram_counts", "bigram_floor")}
+    references = {f"reference/{name}" for name in ("uniform", "unigram", "bigram_counts", "bigram_floor", "kneser_ney")}
     return (
         run.info.status == "FINISHED"
         and artifacts(run).keys() == ARTIFACTS
         and figures | references | {"loss/batch"} <= run.data.metrics.keys()
-        and len(run.data.params) == 17
+        and len(run.data.params) == 22
         and len(run.inputs.dataset_inputs) == 2
         and "nats per character" in run.data.tags["mlflow.note.content"]
         and (model.name, model.status) == ("charlm", "READY")
@@ -102,8 +104,8 @@ def test_first_run_is_recorded_whole(finished_project: Path) -> None:
     for name, value in metrics["reference"].items():
         assert run.data.metrics[f"reference/{name}"] == value
     params = load_params(finished_project / "params.yaml")
-    values = flatten(data=params.data, model=params.model, train=params.train, sample=params.sample)
-    shown = {"data.sha256": "null", "sample.prompt": '"\\n"'}
+    values = flatten(params)
+    shown = {"data.sha256": "null", "train.grad_clip": "null", "sample.prompt": '"\\n"'}
     assert run.data.params == {key: shown.get(key, str(value)) for key, value in values.items()}
     [train, test] = [entry.dataset for entry in run.inputs.dataset_inputs]
     assert (train.name, test.name, train.source) == ("tale train", "tale test", '{"uri": "tests/tale.txt"}')
@@ -129,39 +131,44 @@ def test_several_texts_are_one_and_their_run_names_them_all(project: Path, run: 
     datasets = [entry.dataset for entry in held.inputs.dataset_inputs]
     assert [dataset.name for dataset in datasets] == ["2 texts train", "2 texts test"]
     assert json.loads(datasets[0].source) == {"texts": ["tests/tale.txt", "books/*.txt"]}
-    run(project, "python", "-m", "stages.record", "data", "data/record")
-    assert [again.info.run_id for again in runs(project)] == [held.info.run_id]
 
 
 def test_second_repro_runs_nothing(finished_project: Path, run: Run) -> None:
     assert "Data and pipelines are up to date." in run(finished_project, "dvc", "repro").stdout
 
 
-def test_record_changes_nothing_in_a_complete_run_and_completes_one_that_was_cut_short(project: Path, run: Run) -> None:
+def test_record_changes_nothing_in_a_complete_run_and_completes_one_that_was_cut_short(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, where MLflow is loaded."""
+    monkeypatch.chdir(project)
+
+    def record() -> None:
+        assert CliRunner().invoke(stages.record.main, ["data", "data/record"]).exit_code == 0
+
     def content() -> str:
         runs_held = [(held.to_dictionary(), artifacts(held)) for held in runs(project)]
         return str([*runs_held, client(project).get_metric_history(runs(project)[0].info.run_id, "loss/test")])
 
-    record = ("python", "-m", "stages.record", "data", "data/record")
-    run(project, *record)
+    record()
     before = content()
-    run(project, *record)
+    record()
     assert content() == before
 
-    [whole] = runs(project)
-    root = Path(whole.info.artifact_uri.removeprefix("file://"))
+    [complete] = runs(project)
+    root = Path(complete.info.artifact_uri.removeprefix("file://"))
     shutil.rmtree(root / "figures")
     (root / "checkpoint/model.safetensors").write_bytes(b"half of")
     sample = (root / "samples/trained.txt").read_bytes()
     (root / "samples/trained.txt").write_bytes(sample[::-1])
-    client(project).log_metric(whole.info.run_id, "perplexity/test", 1.0, step=1000)
-    client(project).set_terminated(whole.info.run_id, "RUNNING")
-    run(project, *record)
+    client(project).log_metric(complete.info.run_id, "perplexity/test", 1.0, step=1000)
+    client(project).set_terminated(complete.info.run_id, "RUNNING")
+    record()
     [again] = runs(project)
     assert is_complete(project, again)
     assert artifacts(again)["checkpoint/model.safetensors"] == data(project)["data/train/model.safetensors"]
     assert artifacts(again)["samples/trained.txt"] == sample
-    assert again.data.metrics == whole.data.metrics
+    assert again.data.metrics == complete.data.metrics
 
 
 def test_deleted_results_come_back_from_the_run_cache(project: Path, run: Run) -> None:
@@ -175,49 +182,39 @@ def test_deleted_results_come_back_from_the_run_cache(project: Path, run: Run) -
 
 
 @pytest.mark.long
-def test_earlier_params_restore_every_result_and_leave_one_complete_run_of_them(project: Path, run: Run) -> None:
-    run(project, "dvc", "repro", "--force", "--single-item", "record")
-    run(project, "dvc", "exp", "run", "--name", "here", "-S", "train.learning_rate=0.01")
+def test_every_result_keeps_its_run_and_earlier_params_restore_it_without_training(project: Path, run: Run) -> None:
+    """The store was lost: what is not trained again is recorded as restored, each result beside the others."""
+    sampled = run(project, "dvc", "exp", "run", "--name", "cool", "-S", "sample.temperature=0.5").stdout
+    assert ran(sampled) == ["sample", "record"]
+    run(project, "git", "checkout", "--quiet", "params.yaml")
+    run(project, "dvc", "exp", "run", "--name", "fast", "-S", "train.learning_rate=0.01")
     run(project, "git", "checkout", "--quiet", "params.yaml")
     assert ran(run(project, "dvc", "repro").stdout) == ["record"]
     assert run(project, "git", "status", "--porcelain").stdout == ""
-    first, second = runs(project)
-    assert is_complete(project, first)
-    assert is_complete(project, second)
-    assert [r.data.params["train.learning_rate"] for r in (first, second)] == ["0.0003", "0.01"]
-    assert second.info.run_name == second.data.tags["charlm.dvc_experiment"] == "here"
-
-
-def test_changed_sample_after_a_lost_store_is_recorded_as_restored_beside_the_earlier_one(
-    project: Path, run: Run
-) -> None:
-    output = run(project, "dvc", "exp", "run", "-S", "sample.temperature=0.5").stdout
-    assert ran(output) == ["sample", "record"]
-    run(project, "git", "checkout", "--quiet", "params.yaml")
-    assert ran(run(project, "dvc", "repro").stdout) == ["record"]
-    changed, earlier = runs(project)
-    for restored, temperature in ((changed, "0.5"), (earlier, "1.0")):
-        assert is_complete(project, restored)
-        assert restored.data.tags["charlm.origin"] == "restored"
-        assert restored.data.params["sample.temperature"] == temperature
-    assert changed.data.tags["charlm.checkpoint_sha256"] == earlier.data.tags["charlm.checkpoint_sha256"]
-    assert artifacts(changed)["samples/trained.txt"] != artifacts(earlier)["samples/trained.txt"]
+    cool, fast, first = runs(project)
+    assert [is_complete(project, found) for found in (cool, fast, first)] == [True] * 3
+    assert [found.data.tags["charlm.origin"] for found in (cool, fast, first)] == ["restored", "trained", "restored"]
+    assert [found.data.params["train.learning_rate"] for found in (cool, fast, first)] == ["0.0003", "0.01", "0.0003"]
+    assert [found.data.params["sample.temperature"] for found in (cool, fast, first)] == ["0.5", "1.0", "1.0"]
+    assert fast.info.run_name == fast.data.tags["charlm.dvc_experiment"] == "fast"
+    assert cool.data.tags["charlm.checkpoint_sha256"] == first.data.tags["charlm.checkpoint_sha256"]
+    assert artifacts(cool)["samples/trained.txt"] != artifacts(first)["samples/trained.txt"]
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_queue_of_twelve_leaves_every_run_in_the_one_store(project: Path, run: Run) -> None:
-    """A grid, some of it too much: DVC's own table tells nothing of why an experiment failed."""
+def test_queue_leaves_every_run_in_the_one_store(project: Path, run: Run) -> None:
+    """A grid, one of it too much: DVC's own table does not say why an experiment failed."""
     (project / "mlflow.db").unlink()  # two workers then make its tables at once
-    grid = ("train.learning_rate=0.1,1.0,1e300", "train.batch_size=range(4,17,4)")
+    grid = ("train.learning_rate=0.1,1e300", "train.batch_size=4,8")
     sets = [word for values in grid for word in ("-S", values)]
     run(project, "dvc", "exp", "run", "--queue", "--name", "rates", *sets)
     run(project, "dvc", "queue", "start", "--jobs", "2")
     while re.search(r"Queued|Running", status := run(project, "dvc", "queue", "status").stdout):
-        time.sleep(5)  # to ask takes a core a second
-    assert (status.count("Success"), status.count("Failed")) == (8, 4), status
+        time.sleep(2)  # to ask takes a core a second
+    assert (status.count("Success"), status.count("Failed")) == (2, 2), status
     held = {found.info.run_name: found for found in runs(project)}
-    values = [(rate, size) for rate in ("0.1", "1.0", "1e+300") for size in ("4", "8", "12", "16")]
+    values = [("0.1", "4"), ("0.1", "8"), ("1e+300", "4"), ("1e+300", "8")]
     assert {
         name: (found.data.params["train.learning_rate"], found.data.params["train.batch_size"])
         for name, found in held.items()
@@ -258,7 +255,7 @@ def test_three_mistakes_in_params_are_told_in_one_message_without_a_traceback(pr
         "  data.train_fraction: found 2, expected less than 1\n"
         "  train.batch_size: found 'four', expected integer\n"
         "  train.learning_rat: unknown key; did you mean learning_rate?\n"
-        "Mend the file, then run again.\n"
+        "Fix the file, then run again.\n"
     ) in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 

@@ -4,15 +4,17 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from charlm.config import load_params
-from charlm.models.bigram import BigramLanguageModel
-from charlm.random import seeded_generator
+from charlm.config import TrainParams, load_params
+from charlm.models import trainable_class
+from charlm.random import generator
 from charlm.summary import EXPLANATIONS
-from charlm.text import gutenberg
-from charlm.text.corpus import split
+from charlm.text.collection import write
+from charlm.text.corpus import Split, split_sizes
 from charlm.text.vocabulary import Vocabulary
+from charlm.training.history import Point
 from charlm.training.loop import train
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -30,40 +32,33 @@ def test_result_is_the_committed_one() -> None:
     assert f"| test loss {METRICS['test']['loss']:.4f} |" in README
 
 
-def test_second_experiment_is_set_up_with_known_params() -> None:
-    assert second_experiment().keys() == {"learning_rate", "batch_size", "block_size", "max_iters"}
-
-
-def second_experiment() -> dict[str, float]:
-    """What the README's second experiment changes of the section train."""
-    command = next(line for line in README.splitlines() if line.startswith("dvc exp run --name longer"))
-    return {key: json.loads(value) for key, value in re.findall(r"-S train\.([a-z_]+)=([0-9.]+)", command)}
-
-
 @pytest.mark.mirror
-def test_both_experiments_on_the_book_give_the_numbers(mirror: Path) -> None:
-    params = load_params(PROJECT / "params.yaml")
-    text = gutenberg.book(str(params.data.source), mirror=str(mirror), sha256=params.data.sha256)
+def test_both_experiments_on_the_book_give_the_numbers(mirror: Path, tmp_path: Path) -> None:
+    shipped, longer = (load_params(PROJECT / name) for name in ("params.yaml", "recipes/bigram.yaml"))
+    write(tmp_path / "book.txt", shipped.data.source, mirror=str(mirror), kept=tmp_path, sha256=shipped.data.sha256)
+    text = (tmp_path / "book.txt").read_text(encoding="utf-8")
     vocabulary = Vocabulary.from_text(text)
-    tokens, sizes = vocabulary.encode(text), split(len(text), len(vocabulary), params.data.train_fraction)
-    corpus = tokens[: sizes[0]], tokens[sizes[0] :]
+    size, sizes = len(vocabulary), split_sizes(len(text), len(vocabulary), shipped.data.train_fraction)
+    splits = [
+        Split(name, tokens, size)
+        for name, tokens in zip(("train", "test"), np.split(vocabulary.encode(text), [sizes[0]]), strict=True)
+    ]
     assert f"| {len(text):,} tokens |" in README
     assert f"| {sizes[0]:,} to train, {sizes[1]:,} to test |" in README
-    assert f"| {len(vocabulary)} characters; {len(Vocabulary.from_text(chr(0xFEFF) + text))} in the notebook," in README
-    assert f"| {len(vocabulary) ** 2:,} weights |" in README
+    assert f"| {size} characters; {len(Vocabulary.from_text(chr(0xFEFF) + text))} in the notebook," in README
+    assert f"| {size**2:,} weights |" in README
 
-    def points(**changes: float) -> list[float | None]:
-        settings = params.train.model_copy(update=changes)
-        model = BigramLanguageModel(len(vocabulary), generator=seeded_generator(settings.seed, "weights"))
-        course = list(train(model, *corpus, settings, seeded_generator(settings.seed, "batches")))
-        batch = [point.batch_loss for point in course if point.batch_loss is not None]
-        return [course[0].test_loss, course[-1].test_loss, batch[-1], min(batch), max(batch)]
+    def points(settings: TrainParams) -> list[Point]:
+        model = trainable_class("bigram").initial(size, settings.block_size, generator(settings.seed, "weights"))
+        return list(train(model, splits, settings, generator(settings.seed, "batches")))
 
-    start, end, last, lowest, highest = points()
-    assert f"| test loss {start:.4f} before the first step |" in README
-    assert f"{end:.4f}" == f"{METRICS['test']['loss']:.4f}"
-    assert f"| loss of the last batch {last:.4f} here, 4.37 there |" in README
-    assert f"between {lowest:.2f} and {highest:.2f}" in README
-    _, longer, *_ = points(**second_experiment())
-    assert f"It ends at a test loss of {longer:.4f}," in README
-    assert abs(longer - METRICS["reference"]["bigram_counts"]) < 0.02
+    course = points(shipped.train)
+    batches = [point.batch_loss for point in course if point.batch_loss is not None]
+    assert f"| test loss {course[0].test_loss:.4f} before the first step |" in README
+    assert f"{course[-1].test_loss:.4f}" == f"{METRICS['test']['loss']:.4f}"
+    assert f"| loss of the last batch {batches[-1]:.4f} here, 4.37 there |" in README
+    assert f"between {min(batches):.2f} and {max(batches):.2f}" in README
+    loss = points(longer.train)[-1].test_loss
+    assert f"It ends at a test loss of {loss:.4f}," in README
+    assert f"test loss {loss:.4f} on the book" in (PROJECT / "recipes/bigram.yaml").read_text()
+    assert abs(loss - METRICS["reference"]["bigram_counts"]) < 0.01

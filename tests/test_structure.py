@@ -3,54 +3,90 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from charlm.tracking.logged_model import CODE
+from charlm.config import Params
+from tests.code_deps import PROJECT, all_imports, code_deps, imports
 
-PROJECT = Path(__file__).resolve().parent.parent
 STAGES: dict[str, Any] = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 ORDER = ["download", "prepare", "train", "evaluate", "sample", "record"]
-
-
-def imports(path: str) -> set[str]:
-    """The charlm modules that a file imports anywhere in it, as paths."""
-    found = set()
-    for node in ast.walk(ast.parse((PROJECT / path).read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "charlm":
-            base = str(node.module).replace(".", "/")
-            found |= {f"{base}.py", *(f"{base}/{alias.name}.py" for alias in node.names)}
-    return {name for name in found if (PROJECT / name).is_file()}
-
-
-def all_imports(path: str) -> set[str]:
-    """Those, and what they import in turn."""
-    found, new = set[str](), {path}
-    while new:
-        new = set().union(*(imports(name) for name in new)) - found
-        found |= new
-    return found
+LAYERS = [
+    ["config.py", "errors.py", "files.py", "random.py"],
+    ["text"],
+    ["models"],
+    ["training"],
+    ["evaluation.py"],
+    ["results.py", "summary.py"],
+    ["provenance"],
+    ["tracking"],
+    ["cli.py"],
+]
+"""What is in charlm/, from the ground up: a layer imports only those before it, and itself."""
 
 
 def params_used(path: str) -> set[str]:
-    """The sections that a stage reads off its `params`."""
+    """The parameters that a stage reads off its `params`, whole sections where it uses one as a whole."""
     tree = ast.parse((PROJECT / path).read_text())
-    chains = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
-    return {node.attr for node in chains if ast.unparse(node.value) == "params"}
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    inner = [node.value for node in attributes]
+    chains = {ast.unparse(node) for node in attributes if node not in inner}
+    used = [chain.split(".")[1:3] for chain in chains if chain.startswith("params.")]
+    used += [
+        [section] for section in ("model", "train") if f"flatten(params, 'model', '{section}')" in ast.unparse(tree)
+    ]
+    found = {_declared(*names) for names in used}
+    if "flatten(params)" in ast.unparse(tree):
+        found = {"data", "train", "sample", "model"}
+    found = {name for name in found if "." not in name or name.partition(".")[0] not in found}
+    return found - {"model"} | ({"model.name", "model.${model.name}"} if "model" in found else set())
 
 
-def test_stages_stand_in_the_order_that_they_run_in() -> None:
+def _declared(section: str, key: str = "") -> str:
+    fields = getattr(Params.model_fields[section].annotation, "model_fields", {})
+    return f"{section}.{key}" if key in fields else section
+
+
+def test_stages_are_in_the_order_that_they_run_in() -> None:
     assert list(STAGES) == ORDER
     assert {path.stem for path in (PROJECT / "stages").glob("*.py")} == {*ORDER, "__init__"}
 
 
 @pytest.mark.parametrize("stage", ORDER)
 def test_declared_code_is_what_the_stage_imports(stage: str) -> None:
-    declared = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
-    assert declared == {f"stages/{stage}.py"} | all_imports(f"stages/{stage}.py")
+    """`make deps` writes it."""
+    assert [dep for dep in STAGES[stage]["deps"] if not dep.startswith("data/")] == code_deps(stage)
+
+
+def test_code_that_decides_nothing_runs_nothing(project: Path, run: Callable[..., Any]) -> None:
+    """A reworded hint of MLflow's used to train the model again, a reworded error to fetch the book."""
+    for name in ("charlm/tracking/live.py", "charlm/tracking/store.py", "charlm/provenance/code.py"):
+        with (project / name).open("a") as file:
+            file.write("\n_HINT = 'reworded'\n")
+    stages = ("train", "evaluate", "sample")
+    assert "up to date" in run(project, "dvc", "status", *stages).stdout
+    (project / "charlm/errors.py").write_text((project / "charlm/errors.py").read_text() + "\n_HINT = 'reworded'\n")
+    (project / "charlm/training/__pycache__").mkdir(exist_ok=True)
+    (project / "charlm/training/__pycache__/old.pyc").touch()
+    assert "up to date" in run(project, "dvc", "status", "download", "prepare", *stages).stdout
+    with (project / "charlm/training/loop.py").open("a") as file:
+        file.write("\n_DECIDES = 1\n")
+    assert "charlm/training" in run(project, "dvc", "status", *stages).stdout
+
+
+def test_fraction_fetches_nothing_and_other_models_settings_train_nothing(
+    project: Path, run: Callable[..., Any]
+) -> None:
+    params = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(params.replace("train_fraction: 0.8", "train_fraction: 0.7"))
+    assert "up to date" in run(project, "dvc", "status", "download").stdout
+    assert "train_fraction" in run(project, "dvc", "status", "prepare").stdout
+    (project / "params.yaml").write_text(params.replace("  bigram: {}\n", "  bigram: {}\n  gpt: {n_layer: 3}\n"))
+    assert "up to date" in run(project, "dvc", "status").stdout
 
 
 @pytest.mark.parametrize("stage", ORDER)
@@ -75,7 +111,7 @@ MODULES = [str(path.relative_to(PROJECT)) for path in (PROJECT / "charlm").rglob
 
 
 @pytest.mark.parametrize(
-    ("library", "owner"), [("mlflow", "charlm/tracking/"), ("matplotlib", "charlm/plots.py"), ("dvc", None)]
+    ("library", "owner"), [("mlflow", "charlm/tracking/"), ("matplotlib", "charlm/tracking/figures.py"), ("dvc", None)]
 )
 def test_one_place_alone_knows_a_library(library: str, owner: str | None) -> None:
     users = set()
@@ -85,23 +121,28 @@ def test_one_place_alone_knows_a_library(library: str, owner: str | None) -> Non
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if any(name.split(".")[0] == library for name in names):
                 users.add(path)
-    # results and record name matplotlib's Figure in annotations only
-    typed = {"charlm/results.py", "charlm/tracking/record.py"} if library == "matplotlib" else set()
+    typed = {"charlm/tracking/content.py"} if library == "matplotlib" else set()  # names Figure in annotations only
     assert [user for user in users - typed if owner is None or not user.startswith(owner)] == []
     assert bool(users) == (owner is not None)
 
 
-def test_model_in_mlflow_holds_the_code_that_it_runs() -> None:
-    assert all_imports("charlm/tracking/served.py") == {f"charlm/{name}.py" for name in CODE if name != "__init__"}
-
-
 def test_imports_point_one_way() -> None:
+    """No module imports itself by any way, none a layer that comes after its own."""
+    layers = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    assert {path.name for path in (PROJECT / "charlm").iterdir()} - {
+        "__init__.py",
+        "__pycache__",
+        "py.typed",
+    } == layers.keys()
+    found = {module: sorted(imports(module)) for module in MODULES}
     assert [module for module in MODULES if module in all_imports(module)] == []
-    assert all_imports("charlm/config.py") == {"charlm/errors.py"}
-    assert all_imports("charlm/vocabulary.py") == {"charlm/errors.py"}
-    above = {"cli", "reproduction", "results", "summary", "sync"}
-    above = {f"charlm/{name}.py" for name in above} | {name for name in MODULES if "/tracking/" in name}
-    assert [module for module in MODULES if module not in above and all_imports(module) & above] == []
+    wrong = [
+        (module, name)
+        for module, names in found.items()
+        for name in names
+        if layers[name.split("/")[1]] > layers.get(module.split("/")[1], 0)
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize(
@@ -111,8 +152,8 @@ def test_imports_point_one_way() -> None:
         ("stages.download", {"torch", "mlflow", "matplotlib"}),
         ("stages.prepare", {"torch", "mlflow", "matplotlib", "httpx"}),
         ("stages.train", {"matplotlib", "torch._dynamo", "httpx", "mlflow"}),
-        ("stages.evaluate", {"mlflow", "matplotlib"}),
-        ("stages.sample", {"mlflow", "matplotlib"}),
+        ("stages.evaluate", {"torch", "mlflow", "matplotlib"}),
+        ("stages.sample", {"torch", "mlflow", "matplotlib"}),
         ("stages.record", {"torch"}),
     ],
 )
@@ -124,7 +165,7 @@ def test_heavy_libraries_are_imported_only_where_they_are_used(module: str, abse
 
 def test_one_process_imports_no_more_of_torch_distributed_than_torch_does() -> None:
     """And joins no group: `import torch` alone brings a part of it."""
-    train = "from stages.train import *\nwith distributed.shared(torch.device('cpu'), dict): pass\n"
+    train = "from stages.train import *\nwith processes.joined(torch.device('cpu'), 1, dict): pass\n"
     loaded = []
     for code in ("import torch, torch.optim.adamw", train):
         show = f"{code}\nimport sys; print(*(m for m in sys.modules if m.startswith('torch.distributed')))"

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from charlm.models.predictor import Predictor
 
 
-def trainable(name: str) -> "type[LanguageModel]":
+def trainable_class(name: str) -> "type[LanguageModel]":
     """The class of the model `name` that can learn."""
     found: type[LanguageModel] = pkgutil.resolve_name(f"{__name__}.{MODELS[name].trainable}")
     return found
 
 
-def predictor(name: str) -> "type[Predictor]":
+def predictor_class(name: str) -> "type[Predictor]":
     """The class of the model `name` that can be measured and asked for text."""
     found: type[Predictor] = pkgutil.resolve_name(f"{__name__}.{MODELS[name].predictor}")
     return found

@@ -31,14 +31,19 @@ class BigramLanguageModel(LanguageModel):
     def loss_and_gradients(self, contexts: Tensor, targets: Tensor, seed: int = 0) -> tuple[Tensor, list[Tensor]]:  # noqa: ARG002 it drops out nothing
         """The loss of `contexts` and `targets`, both (B, T), and its gradient by the table, from the counts of pairs.
 
-        The gradient of a row is (how often it occurs × its softmax - its counts) / (B × T).
+        The gradient of a row is (how often it occurs × its softmax - its counts) / (B × T), so a large table is read
+        only where it occurs.
         """
         table, size = self.token_embedding_table.weight, self.vocabulary_size
-        pairs = torch.bincount((contexts * size + targets).flatten(), minlength=size**2).view(size, size)  # (V, V)
-        log_probabilities = torch.log_softmax(table, dim=-1)  # (V, V)
-        loss = -(pairs * log_probabilities).sum() / contexts.numel()
-        gradient = (pairs.sum(dim=1, keepdim=True) * log_probabilities.exp() - pairs) / contexts.numel()
-        return loss, [gradient]
+        rows, index, count = slice(None), contexts, size
+        if contexts.numel() < size:
+            rows, index = torch.unique(contexts, return_inverse=True)  # (R,), (B, T)
+            count = len(rows)
+        pairs = torch.bincount((index * size + targets).flatten(), minlength=count * size).view(count, size)  # (R, V)
+        log_probabilities = torch.log_softmax(table[rows], dim=-1)  # (R, V)
+        gradient = torch.zeros_like(table)
+        gradient[rows] = (pairs.sum(dim=1, keepdim=True) * log_probabilities.exp() - pairs) / contexts.numel()
+        return -(pairs * log_probabilities).sum() / contexts.numel(), [gradient]
 
     def table(self) -> BigramTable:
         """The table as a checkpoint keeps it, in float32: a model scores the same here and when it is loaded."""

@@ -16,7 +16,7 @@ from safetensors.numpy import save as save_tensors
 from charlm.config import MODELS
 from charlm.errors import CharlmError
 from charlm.files import atomic_write
-from charlm.models import predictor
+from charlm.models import predictor_class
 from charlm.models.predictor import Predictor
 from charlm.text.vocabulary import Vocabulary
 
@@ -70,7 +70,7 @@ def _initial(path: Path, metadata: dict[str, Any], vocabulary: Vocabulary, rng: 
     if metadata.get("model") not in MODELS:
         raise _problem(path, f"model is {metadata.get('model')!r}, known here: {', '.join(MODELS)}")
     try:
-        return predictor(metadata["model"]).initial(
+        return predictor_class(metadata["model"]).initial(
             len(vocabulary), metadata["block_size"], rng, **metadata["settings"]
         )
     except (TypeError, KeyError) as err:

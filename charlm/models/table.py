@@ -37,7 +37,8 @@ class BigramTable:
 
     def loss_over(self, split: Split) -> float:
         """Mean cross-entropy over every position of `split` but the first, which depends on its pairs alone."""
-        shifted = self.table - self.table.max(axis=1, keepdims=True)  # (V, V)
+        with np.errstate(invalid="ignore"):  # of weights that diverged the loss is nan
+            shifted = self.table - self.table.max(axis=1, keepdims=True)  # (V, V)
         log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         return -float((split.pairs * log_probabilities).sum() / (len(split) - 1))
 

@@ -1,139 +1,260 @@
-"""Several texts as one: found, fetched one by one, and joined in the order given with a blank line between.
+"""From `data.source` to one file: every text is found, fetched if need be, decoded, stripped and joined.
 
-What is fetched is kept as it was served, one file a source, and not fetched again because another text failed or the
-list grew. Files of one's own are read where they are. At any time one text is in memory, not all.
-`charlm.text.gutenberg` knows what a single source is, and `charlm.text.http` how to ask for it.
+Texts are in the order given, with a blank line between. What is fetched is kept as it came, one file for each source,
+and is not fetched again when another text fails or the list grows. Local files are read where they are.
+Texts are read block by block, except those small enough to be searched for Project Gutenberg's boilerplate.
 """
 
+import codecs
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 from filelock import FileLock, Timeout
 
-from charlm.config import is_pattern
-from charlm.errors import CharlmError
-from charlm.files import atomic_write
+from charlm.config import is_pattern, short_source
+from charlm.errors import CharlmError, RefusedError, indented
+from charlm.files import BLOCK, atomic_write, read_text
 from charlm.text import gutenberg
+from charlm.text.boilerplate import has_marker, strip_boilerplate
+from charlm.text.http import Client
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+MAX_GUTENBERG_SIZE = 64 * 2**20
+"""Bytes: larger files are not searched for boilerplate, because no book of Project Gutenberg is over 50 MB."""
+
 _QUICK = 2.0
-"""Seconds that pass without a bar, or a word."""
+"""Seconds before a bar or a message about waiting appears."""
 
 
-class ShelfError(CharlmError):
-    """Some of several texts could not be had; names each with the reason."""
+def expand(sources: Sequence[str], folder: Path = Path()) -> list[str]:
+    """`sources` with each pattern of paths in `folder` replaced by the files that match, sorted.
 
-    def __init__(self, failures: Mapping[str, str], count: int, kept: Path) -> None:
-        listed = "\n".join(f"  {source}: {found}" for source, found in failures.items())
-        stays = f": what else was fetched is kept in {kept}, and not asked for a second time" if kept.is_dir() else ""
-        super().__init__(
-            f"{len(failures)} of the {count} texts of data.source did not come:\n{listed}\n"
-            f"Mend these in data.source, or leave them out, and run again{stays}."
-        )
-
-
-class ShelfDigestError(CharlmError):
-    """The texts together are not those that `data.sha256` pins."""
-
-    def __init__(self, found: str, expected: str, characters: int, kept: Path) -> None:
-        super().__init__(
-            "The texts of data.source together are others than the pinned ones.\n"
-            f"  found:    {found} ({characters:,} characters)\n"
-            f"  expected: {expected} (data.sha256)\n"
-            "If you want these texts, set data.sha256 to the digest found, or to null to accept any.\n"
-            f"If not, look at data.source and its order; to have every text fetched anew, delete {kept}."
-        )
-
-
-class MissingFilesError(CharlmError):
-    """Files that data.source means are not in the copy of the project that an experiment runs in."""
-
-    def __init__(self, root: Path, missing: Sequence[str]) -> None:
-        super().__init__(
-            f"data.source matches {len(missing)} more files in {root} than in the folder of this experiment: "
-            f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}.\n"
-            "DVC brings along what git tracks: `git add` them, or run without --temp and --queue."
-        )
-
-
-def expand(source: str | Sequence[str], folder: Path = Path()) -> str | list[str]:
-    """The sources that a list, or a pattern of paths in `folder`, stands for; a single one as a text.
-
-    In place of a pattern (`*`, `?`, `[]` and `**`, as in pathlib) stand the files that match, sorted, but none that is
-    hidden or lies in a hidden folder. One that no file matches stays, for the file of that name that is not there.
-    Raises SourceError for what looks like a pattern and is none.
+    A pattern is one of pathlib's (`*`, `?`, `[]`, `**`); it matches no hidden file and none in a hidden folder. One
+    that matches no file stays, and is then reported as a file that is not there. Raises CharlmError for an invalid one.
     """
-    entries = [source] if isinstance(source, str) else source
-    found = [path for entry in entries for path in _matches(entry, folder) or [entry]]
-    return found[0] if len(found) == 1 else found
+    return [path for source in sources for path in _matches(source, folder) or [source]]
 
 
 def _matches(source: str, folder: Path) -> list[str]:
     pattern = Path(source)
     try:
-        if not is_pattern(source) or "://" in source or (folder / pattern).is_file():
+        if not is_pattern(source) or gutenberg.is_url(source) or (folder / pattern).is_file():
             return []
         if pattern.anchor:
             found = list(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
         else:
             found = [path.relative_to(folder) for path in folder.glob(source) if path.is_file()]
     except (ValueError, OSError) as err:
-        raise gutenberg.SourceError(source, f"it is no pattern: {err}") from err
+        raise CharlmError(
+            f"data.source contains {source!r}, which is not a valid pattern: {err}.",
+            "Expected `*`, `?` or `[]` in the path of a file, or `**` in place of folders.",
+        ) from err
     return sorted(str(path) for path in found if (folder / path).is_file() and not _is_hidden(path, pattern))
 
 
 def _is_hidden(path: Path, pattern: Path) -> bool:
-    return any(part.startswith(".") and part not in pattern.parts for part in path.parts)
+    return any(name.startswith(".") and name not in pattern.parts for name in path.parts)
 
 
-def require_all(source: str | Sequence[str], root: Path) -> None:
-    """Raise MissingFilesError when patterns match files of the project in `root` that the current folder has not.
+def require_all(sources: Sequence[str], root: Path) -> None:
+    """Raise CharlmError if a pattern matches files of the project in `root` that are not in the current folder.
 
-    DVC runs an experiment of `--temp` or the queue in another folder than the project's.
+    `dvc exp run --temp` and the queue run in a folder of their own, with a copy of what git tracks.
     """
-    here, there = ([found] if isinstance(found, str) else found for found in (expand(source), expand(source, root)))
-    if missing := sorted(set(there) - set(here)):
-        raise MissingFilesError(root, missing)
+    if missing := sorted(set(expand(sources, root)) - set(expand(sources))):
+        raise CharlmError(
+            f"data.source matches {len(missing)} more files in {root} than in the folder of this experiment: "
+            f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}.",
+            fix="DVC copies only what git tracks: `git add` them, or run without --temp and --queue.",
+        )
 
 
 def write(
     to: Path,
     sources: Sequence[str],
     *,
-    serve: Callable[[str], tuple[str, bytes]],
     kept: Path,
     sha256: str | None = None,
+    mirror: str | None = None,
+    sites: Sequence[str] = gutenberg.SITES,
+    client: Client | None = None,
 ) -> None:
-    """Write the texts of `sources` to the file `to`, whole or not at all.
+    """Write the texts of `sources` to the file `to`, completely or not at all.
 
-    `serve` gives the address that a source came from and the bytes served, and `kept` is the folder in which they stay.
-    `sha256` is the digest that the whole must have; `None` accepts any.
+    `kept` is the folder for what is fetched. `sha256` is the digest that the joined text must have; `None` accepts any.
+    `mirror` and `sites` are where the books of Project Gutenberg are looked for.
 
-    Raises ShelfError, after all were tried, when some did not come, and ShelfDigestError.
+    Raises CharlmError if texts are missing, with all of them in one message, or if the digest differs.
     """
-    with _alone(kept) if any(map(_is_fetched, sources)) else nullcontext(), atomic_write(to) as part:
-        found, characters = join(_texts(sources, serve, kept), part)
-        if sha256 not in (None, found):
-            raise ShelfDigestError(found, str(sha256), characters, kept)
+    client, progress, failures = client or Client(), _progress(), {}
+    fetches = not all(map(gutenberg.is_path, sources))
+
+    def fetch(url: str, to: Path) -> None:
+        progress.stop()  # a download has a bar of its own
+        client.download(url, to)
+
+    with _only_process(kept) if fetches else nullcontext(), atomic_write(to) as temporary, temporary.open("wb") as file:
+        joined = _JoinedText(file)
+        for source in _shown(sources, progress):
+            copy = kept / f"{hashlib.sha256(source.encode()).hexdigest()}.txt"
+            pinned = sha256 if len(sources) == 1 else None
+            try:
+                joined.add(_text(source, gutenberg.addresses(source, mirror, sites), copy, fetch, pinned))
+            except RefusedError as err:
+                failures[source] = err.found
+        if failures:
+            raise _no_text(sources, failures, kept)
+        if sha256 not in (None, joined.digest.hexdigest()):
+            raise _other_text(sources, joined, str(sha256), kept)
 
 
-def _is_fetched(source: str) -> bool:
-    with suppress(gutenberg.BookError):  # told in its turn, with all others
-        return not gutenberg.is_path(source)
-    return False
+def _no_text(sources: Sequence[str], failures: Mapping[str, str], kept: Path) -> CharlmError:
+    count = len(set(sources))
+    ways = ["use the tale that comes with charlm:\n    dvc exp run -S data.source=tests/tale.txt -S data.sha256=null"]
+    if count == 1:
+        own = "use a file with the text alone (and -S data.sha256=null if it is not the pinned text):"
+        ways.insert(0, f"{own}\n    dvc exp run -S data.source=<path>")
+    else:
+        stays = f"what was fetched is kept in {kept} and not fetched again"
+        ways.insert(0, f"fix these sources, or remove them ({stays}):\n    dvc repro")
+    if any(map(gutenberg.book_number, failures)):
+        mirror = "use a mirror, a base URL or a folder with cache/epub/<number>/pg<number>.txt in it:"
+        ways.insert(0, f"{mirror}\n    CHARLM_GUTENBERG_MIRROR=<URL or folder> dvc repro")
+    which = f"data.source {sources[0]}" if count == 1 else f"{len(failures)} of the {count} sources in data.source"
+    return CharlmError(
+        f"No text came for {which}:{indented(failures.values())}",
+        "Expected a Project Gutenberg page (https://www.gutenberg.org/ebooks/22566, or gutenberg:22566), the http(s) "
+        "address of a text, the path of a text file, a pattern of such paths (books/*.txt), or a list of these.",
+        f"Ways out:{indented(ways)}",
+    )
+
+
+def _other_text(sources: Sequence[str], joined: "_JoinedText", expected: str, kept: Path) -> CharlmError:
+    again = f" To fetch every text again, delete {kept}." if kept.is_dir() else ""
+    return CharlmError(
+        f"data.source ({short_source(sources)}) does not give the pinned text.\n"
+        f"  found:    {joined.digest.hexdigest()} ({joined.characters:,} characters)",
+        f"  expected: {expected} (data.sha256)",
+        "If you want this text, set data.sha256 to the digest found, or to null to accept any text.\n"
+        f"If not, check the sources and their order.{again}",
+    )
+
+
+class _JoinedText:
+    """The texts in one file, with its digest and length."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest, self.characters = hashlib.sha256(), 0
+
+    def add(self, text: Iterable[str]) -> None:
+        """Write `text`, which comes in blocks, after a blank line unless it is the first."""
+        for block in chain("\n" if self.characters else "", text):
+            encoded = block.encode()
+            self._file.write(encoded)
+            self.digest.update(encoded)
+            self.characters += len(block)
+
+
+def _text(
+    source: str, places: Sequence[str], copy: Path, fetch: Callable[[str, Path], None], pinned: str | None
+) -> Iterable[str]:
+    """The text of `source` from `copy`, the file it was fetched to before, else from the first of `places` with one.
+
+    Raises RefusedError with a line for each of `places`.
+    """
+    read = partial(read_source, from_gutenberg=gutenberg.is_gutenberg(source), pinned=pinned)
+    if not gutenberg.is_path(source) and copy.is_file():
+        with suppress(RefusedError):  # damaged since, or never a text: fetch it again
+            return read(copy)
+    failures = []
+    for place in places:
+        try:
+            if gutenberg.is_url(place):
+                fetch(place, copy)
+            return read(copy if gutenberg.is_url(place) else _existing(place))
+        except RefusedError as err:
+            failures.append(f"{place}: {err.found}")
+    raise RefusedError("\n  ".join(failures))
+
+
+def _existing(place: str) -> Path:
+    path = Path(place)
+    try:
+        path.open("rb").close()
+    except OSError as err:
+        looked = "" if path.is_absolute() else f", in the folder {Path.cwd()}"
+        raise RefusedError(f"{err.strerror}{looked}") from err
+    return path
+
+
+def read_source(path: Path, *, from_gutenberg: bool, pinned: str | None = None, size: int = BLOCK) -> Iterable[str]:
+    """The text in the file `path`, in blocks: line ends LF, no boilerplate, one final newline.
+
+    The file is UTF-8, with or without a byte order mark, else Windows-1252, and decoded from `size` bytes at a time. A
+    file that is `from_gutenberg` but has none of its markers must have the digest `pinned`.
+
+    Raises RefusedError if it contains no text, or no complete Gutenberg book.
+    """
+    decoded = read_text(path, size, encoding=_encoding(path, size), universal_newlines=True)
+    blocks = _with_one_final_newline(decoded)
+    if path.stat().st_size > MAX_GUTENBERG_SIZE:
+        return blocks
+    text = "".join(blocks)
+    marked = has_marker(text)
+    if marked or from_gutenberg:
+        text = strip_boilerplate(text)
+    if from_gutenberg and not marked and (found := hashlib.sha256(text.encode()).hexdigest()) != pinned:
+        raise RefusedError(f"it has no *** START OF or *** END OF line, and its digest is not the pinned one: {found}")
+    return [text]
+
+
+def _encoding(path: Path, size: int) -> str:
+    """The name of the encoding that fits all of `path`."""
+    for encoding in ("utf-8-sig", "cp1252"):
+        decoder = codecs.getincrementaldecoder(encoding)()
+        with path.open("rb") as file:
+            try:
+                while block := file.read(size):
+                    if b"\0" in block:
+                        position = file.tell() - len(block) + block.index(0)
+                        raise RefusedError(f"byte {position:,} is NUL, as in an archive, a picture or UTF-16")
+                    decoder.decode(block)
+                decoder.decode(b"", final=True)
+            except UnicodeDecodeError as err:
+                position, byte = file.tell() - len(err.object) + err.start, err.object[err.start]
+            else:
+                return encoding
+    raise RefusedError(f"byte {position:,} ({byte:#04x}) is neither UTF-8 nor Windows-1252")
+
+
+def _with_one_final_newline(blocks: Iterable[str]) -> Iterator[str]:
+    blank, newlines = True, 0
+    for block in blocks:
+        text = block.rstrip("\n")
+        if text:
+            yield from repeat("\n", newlines)
+            yield text
+            newlines = 0
+        newlines += len(block) - len(text)
+        blank = blank and not text.strip()
+    if blank:
+        raise RefusedError("it is empty")
+    yield "\n"
 
 
 @contextmanager
-def _alone(kept: Path) -> Iterator[None]:
-    """One process at a time fetches: the next finds in `kept` what it would have asked the same host for."""
+def _only_process(kept: Path) -> Iterator[None]:
+    """Let one process fetch at a time: the next one finds in `kept` what it would have asked the same host for."""
     kept.mkdir(parents=True, exist_ok=True)
     lock = FileLock(kept / ".lock")
     try:
@@ -147,54 +268,8 @@ def _alone(kept: Path) -> Iterator[None]:
         lock.release()
 
 
-def join(texts: Iterable[str], to: Path) -> tuple[str, int]:
-    """Write `texts` to the file `to`, a line end between each two; SHA-256 and number of characters of the whole."""
-    digest, characters = hashlib.sha256(), 0
-    with to.open("wb") as file:
-        for text in texts:
-            part = f"\n{text}" if characters else text
-            served = part.encode()
-            digest.update(served)
-            file.write(served)
-            characters += len(part)
-    return digest.hexdigest(), characters
-
-
-def _texts(sources: Sequence[str], serve: Callable[[str], tuple[str, bytes]], kept: Path) -> Iterator[str]:
-    progress, failures = _progress(), {}
-
-    def served(source: str) -> tuple[str, bytes]:
-        progress.stop()  # a fetch has a bar and words of its own
-        return serve(source)
-
-    for source in _shown(sources, progress):
-        try:
-            text = _text(source, served, kept)
-        except gutenberg.BookError as err:
-            failures[source] = err.found
-        else:
-            yield text
-    if failures:
-        raise ShelfError(failures, len(set(sources)), kept)
-
-
-def _text(source: str, serve: Callable[[str], tuple[str, bytes]], kept: Path) -> str:
-    """The text of `source`, whose bytes are `kept` once they were fetched and found to hold one."""
-    copy = kept / f"{hashlib.sha256(source.encode()).hexdigest()}.txt"
-    from_served = partial(gutenberg.from_served, from_gutenberg=gutenberg.is_gutenberg(source), sha256=None)
-    if copy.is_file():
-        with suppress(gutenberg.BookError):  # damaged since: it is fetched again
-            return from_served(copy.read_bytes(), name=source)
-    name, served = serve(source)
-    text = from_served(served, name=name)
-    if "://" in name:
-        with atomic_write(copy) as temporary:
-            temporary.write_bytes(served)
-    return text
-
-
 def _progress() -> "Progress":
-    """A bar over the texts on stderr, not yet shown, and never if that is no terminal."""
+    """A bar over the texts on stderr, not yet visible, and never if that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 

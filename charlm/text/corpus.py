@@ -74,32 +74,20 @@ class Split:
 
         They sum to N - 1. For a model whose context is one character they are all that its loss depends on.
         """
-        return self._count_pairs(np.arange(self.vocabulary_size))
+        return _count_pairs(self.overlapping_blocks(), self.vocabulary_size)
 
     def frequent_pairs(self, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The F <= `most` most frequent tokens, sorted, and how often each pair of them occurs: (F,), (F, F)."""
         if self.vocabulary_size <= most:
             return np.arange(self.vocabulary_size), self.pairs
-        counts = sum(np.bincount(block[:-1], minlength=self.vocabulary_size) for block in self._overlapping_blocks())
+        counts = sum(np.bincount(block[:-1], minlength=self.vocabulary_size) for block in self.overlapping_blocks())
         frequent = np.sort(np.argsort(-np.asarray(counts), kind="stable")[:most])
-        return frequent, self._count_pairs(frequent)
+        index = np.full(self.vocabulary_size, most)  # all other characters are one
+        index[frequent] = np.arange(most)
+        return frequent, _count_pairs((index[block] for block in self.overlapping_blocks()), most + 1)[:-1, :-1]
 
-    def _count_pairs(self, characters: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How often each of `characters` (F,) follows each, shape (F, F)."""
-        size = len(characters) + 1  # all other characters are one
-        index = np.full(self.vocabulary_size, size - 1)
-        index[characters] = np.arange(size - 1)
-        counts = np.zeros(size**2, dtype=np.int64)
-        for block in self._overlapping_blocks():
-            pairs = index[block[:-1]] * size + index[block[1:]]
-            if len(counts) <= BLOCK:
-                counts += np.bincount(pairs, minlength=len(counts))
-            else:
-                np.add.at(counts, pairs, 1)
-        return counts.reshape(size, size)[:-1, :-1]
-
-    def _overlapping_blocks(self) -> Iterator[Windows]:
-        """All tokens, a block at a time, each with the first token of the next."""
+    def overlapping_blocks(self) -> Iterator[Windows]:
+        """All tokens, a block at a time, each with the first token of the next: arrays of shape (n,)."""
         for start in range(0, len(self) - 1, BLOCK):
             yield self._read([start], min(BLOCK + 1, len(self) - start))[0]
 
@@ -144,6 +132,18 @@ class Split:
             number = file.fileno()
             found = [os.pread(number, length * size, first + int(start) * size) for start in starts]
         return np.frombuffer(b"".join(found), self.tokens.dtype).reshape(-1, length).astype(np.int64)
+
+
+def _count_pairs(blocks: Iterable[Windows], size: int) -> NDArray[np.int64]:
+    """How often each of `size` tokens follows each in overlapping `blocks`, shape (size, size)."""
+    counts = np.zeros(size**2, dtype=np.int64)
+    for block in blocks:
+        pairs = block[:-1] * size + block[1:]
+        if len(counts) <= BLOCK:
+            counts += np.bincount(pairs, minlength=len(counts))
+        else:
+            np.add.at(counts, pairs, 1)
+    return counts.reshape(size, size)
 
 
 def save_tokens(sizes: Mapping[Path, int], dtype: np.dtype[Any], blocks: Iterable[Tokens]) -> None:

@@ -1,10 +1,9 @@
-"""Download one file over HTTP: one polite GET, few retries, never from https down to http.
+"""Download one file over HTTP with a polite GET: few retries, and never from https down to http.
 
-It knows nothing of books: `charlm.text.gutenberg` decides which addresses to ask and what to make of the bytes.
-It does not resume, does not cache, and sets no limit to the whole time of a download that keeps moving.
-The file appears whole or not at all, as in pooch (https://www.fatiando.org/pooch). Requests to one address, and with
-`Turns` to one host, are 2 s or more apart, as https://www.gutenberg.org/policy/robot_access.html asks; a redirect is
-followed at once.
+It knows nothing of books: `charlm.text.collection` decides which addresses to ask and what to make of the bytes. It
+does not resume a download, and limits neither its size nor its total time. Like pooch
+(https://www.fatiando.org/pooch), it writes a complete file or none. Requests to one host are 2 s or more apart, as
+https://www.gutenberg.org/policy/robot_access.html asks; only redirects are followed at once.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from urllib.request import getproxies
 
 import click
 
-from charlm import files
-from charlm.errors import CharlmError
+from charlm.errors import RefusedError
+from charlm.files import atomic_write
 
 if TYPE_CHECKING:
     import httpx
@@ -37,7 +36,7 @@ USER_AGENT = f"charlm/{version('charlm')} (a character language model; one reque
 
 _MEANING: dict[int, str] = {
     HTTPStatus.FORBIDDEN: "the site turns this program or this network away: wait, or use another copy",
-    HTTPStatus.NOT_FOUND: "it has no such file: check the address, or the number of the book",
+    HTTPStatus.NOT_FOUND: "there is no such file: check the address, or the number of the book",
 }
 
 _HTML = re.compile(
@@ -49,7 +48,7 @@ _TITLE = re.compile(rb"<title[^>]*>\s*(.*?)\s*</title", re.IGNORECASE | re.DOTAL
 
 @dataclass(frozen=True)
 class Limits:
-    """What a download may take: seconds, bytes, and counts."""
+    """How long a download may take and how often it may ask, in seconds and counts."""
 
     connect: float = 4.0
     read: float = 10.0
@@ -57,86 +56,68 @@ class Limits:
     first_wait: float = 2.0
     longest_wait: float = 60.0
     redirects: int = 5
-    size: int = 64 * 2**20
-
-
-LIMITS = Limits()
-
-
-class RefusedError(CharlmError):
-    """An address gave no text; the message says what it gave instead, without the address."""
 
 
 class BusyError(RefusedError):
-    """An address gave no text this time; asked again later it may."""
+    """An address gave no text this time, but may give one later."""
 
     def __init__(self, found: str, asked: float = 0.0, *, host: bool = False) -> None:
         super().__init__(found)
         self.asked = asked  # seconds, from Retry-After
-        self.host = host  # whether the reason holds for all that the host has
+        self.host = host  # whether the reason applies to everything on the host
 
 
 class TurnedAwayError(RefusedError):
-    """A host gives nothing now, for a reason that holds for all it has."""
+    """A host gives nothing now, for a reason that applies to everything on it."""
 
 
-class Turns:
-    """Turns at asking: for one host they are `seconds` apart, for different hosts they need not wait for each other.
+class Client:
+    """Downloads, with a rest between two from one host. A host that turned charlm away is not asked again."""
 
-    A host that turned charlm away is not asked again.
-    """
-
-    def __init__(self, seconds: float = LIMITS.first_wait, sleep: Callable[[float], object] = time.sleep) -> None:
-        self._seconds = seconds
+    def __init__(self, limits: Limits | None = None, sleep: Callable[[float], object] = time.sleep) -> None:
+        self._limits = limits or Limits()
         self._sleep = sleep
         self._ended: dict[str, float] = {}  # by host, on the monotonic clock
         self._away: set[str] = set()
 
-    @contextmanager
-    def __call__(self, url: str) -> Iterator[None]:
-        """A block in which `url` may be asked, once its host has had its rest."""
-        host = urlsplit(url).netloc
+    def download(self, url: str, to: Path) -> None:
+        """GET `url` into the file `to`, which stays as it was if that fails.
+
+        Raises RefusedError when no text comes, at once or, if the reason may pass (a stall, 429, 5xx), after
+        `Limits.attempts`.
+        """
+        with _as_refusals(self._limits):
+            host = urlsplit(url).netloc
         if host in self._away:
-            raise RefusedError(f"not asked, as {host} turned charlm away a moment ago")
-        rest = self._ended.get(host, float("-inf")) + self._seconds - time.monotonic()
+            raise RefusedError(f"not asked, because {host} turned charlm away a moment ago")
+        rest = self._ended.get(host, float("-inf")) + self._limits.first_wait - time.monotonic()
         if rest > 0:
             self._sleep(rest)
         try:
-            yield
+            self._try_to_download(url, to)
         except TurnedAwayError:
             self._away.add(host)
             raise
         finally:
             self._ended[host] = time.monotonic()
 
-
-def download(url: str, to: Path, *, limits: Limits = LIMITS, sleep: Callable[[float], object] = time.sleep) -> None:
-    """GET `url` into the file `to`, which is left as it was when that fails.
-
-    Raises RefusedError when no text comes, at once or, if the reason may pass (a stall, 429, 5xx), after
-    `limits.attempts`.
-    """
-    import httpx
-
-    timeout = httpx.Timeout(limits.read, connect=limits.connect)
-    with _plainly(limits):
-        client = httpx.Client(timeout=timeout, headers={"User-Agent": USER_AGENT})
-    with client:
-        for attempt in range(1, limits.attempts + 1):
-            try:
-                with files.atomic_write(to) as part:
-                    _get(client, url, part, limits)
-                return
-            except BusyError as busy:
-                seconds = pause(attempt, busy, limits)
-                click.echo(f"{url}: {busy.message}; trying again in {seconds:.0f} s", err=True)
-                sleep(seconds)
+    def _try_to_download(self, url: str, to: Path) -> None:
+        with _client(self._limits) as client:
+            for attempt in range(1, self._limits.attempts + 1):
+                try:
+                    with atomic_write(to) as temporary, _as_refusals(self._limits):
+                        _get(client, url, temporary)
+                    return
+                except BusyError as busy:
+                    seconds = pause(attempt, busy, self._limits)
+                    click.echo(f"{url}: {busy.message}; trying again in {seconds:.0f} s", err=True)
+                    self._sleep(seconds)
 
 
 def pause(attempt: int, busy: BusyError, limits: Limits) -> float:
     """Seconds to wait after the failed `attempt` (the first is 1): doubled each time, never less than asked.
 
-    Raises RefusedError when it was the last attempt, or the server asks for more than `limits.longest_wait`.
+    Raises RefusedError after the last attempt, or if the server asks for more than `limits.longest_wait`.
     """
     if attempt >= limits.attempts:
         error = TurnedAwayError if busy.host else RefusedError
@@ -152,7 +133,7 @@ def pause(attempt: int, busy: BusyError, limits: Limits) -> float:
 def retry_after(value: str | None, now: datetime) -> float:
     """Seconds that a Retry-After header asks for: a number or a date (RFC 9110, section 10.2.3).
 
-    0 when there is none, when it lies in the past or when it cannot be read.
+    0 if there is none, if it is in the past or if it cannot be read.
     """
     if value is None:
         return 0.0
@@ -168,7 +149,7 @@ def retry_after(value: str | None, now: datetime) -> float:
 def redirect(url: str, location: str) -> str:
     """The address that `url` redirects to with `location`.
 
-    Raises RefusedError when that leads from https to http, or off the web.
+    Raises RefusedError if that leads from https to http, or off the web.
     """
     target = urljoin(url, location)
     schemes = urlsplit(url).scheme, urlsplit(target).scheme
@@ -179,21 +160,9 @@ def redirect(url: str, location: str) -> str:
     return target
 
 
-def _get(client: httpx.Client, url: str, part: Path, limits: Limits) -> None:
-    for _ in range(limits.redirects + 1):
-        with _plainly(limits), _opened(client, url, limits) as response:
-            if not response.has_redirect_location:
-                _check_answer(response, limits)
-                _save(response, part, limits)
-                _check_text(part, response.headers.get("Content-Type", ""))
-                return
-            url = redirect(url, response.headers["Location"])
-    raise RefusedError(f"more than {limits.redirects} redirects, the last one to {url}")
-
-
 @contextmanager
-def _plainly(limits: Limits) -> Iterator[None]:
-    """Turn the faults of the network into `RefusedError`, or `BusyError` where they may pass."""
+def _as_refusals(limits: Limits) -> Iterator[None]:
+    """Turn the faults of the network into RefusedError, or BusyError where they may pass."""
     import httpx
 
     try:
@@ -206,21 +175,36 @@ def _plainly(limits: Limits) -> Iterator[None]:
         raise RefusedError(f"no connection: {err}") from err
     except httpx.RemoteProtocolError as err:
         raise RefusedError(f"the answer was cut short: {err}") from err
+    except httpx.TooManyRedirects as err:
+        raise RefusedError(f"more than {limits.redirects} redirects, the last one to {err.request.url}") from err
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, ImportError, OSError) as err:
         raise RefusedError(f"no usable answer: {type(err).__name__}: {err}") from err
 
 
-@contextmanager
-def _opened(client: httpx.Client, url: str, limits: Limits) -> Iterator[httpx.Response]:
-    _await_name(urlsplit(url).hostname or "", limits.connect)
-    with client.stream("GET", url) as response:
-        yield response
+def _client(limits: Limits) -> httpx.Client:
+    import httpx
+
+    def before(request: httpx.Request) -> None:
+        _await_name(request.url.host, limits.connect)
+
+    def after(response: httpx.Response) -> None:
+        if response.has_redirect_location:
+            redirect(str(response.url), response.headers["Location"])
+
+    with _as_refusals(limits):
+        return httpx.Client(
+            timeout=httpx.Timeout(limits.read, connect=limits.connect),
+            headers={"User-Agent": USER_AGENT},
+            follow_redirects=True,
+            max_redirects=limits.redirects,
+            event_hooks={"request": [before], "response": [after]},
+        )
 
 
 def _await_name(host: str, seconds: float) -> None:
-    """Look `host` up once within a time limit, which the system's lookup and httpx do not offer.
+    """Look `host` up once within a time limit, which neither the system's lookup nor httpx offers.
 
-    With packets that vanish the lookup alone takes 10 to 40 s. Behind a proxy the name is the proxy's affair.
+    If packets vanish, the lookup alone takes 10 to 40 s. Behind a proxy the lookup is the proxy's job.
     """
     if getproxies().keys() - {"no"}:
         return
@@ -233,10 +217,20 @@ def _await_name(host: str, seconds: float) -> None:
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        raise RefusedError(f"no connection: no name server told within {seconds:g} s where {host} is")
+        raise RefusedError(f"no connection: the name server did not answer for {host} within {seconds:g} s")
 
 
-def _check_answer(response: httpx.Response, limits: Limits) -> None:
+def _get(client: httpx.Client, url: str, to: Path) -> None:
+    with client.stream("GET", url) as response:
+        _check_status(response)
+        with to.open("wb") as file, _progress(response) as show:
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+                show(response.num_bytes_downloaded)
+    _check_text(to, response.headers.get("Content-Type", ""))
+
+
+def _check_status(response: httpx.Response) -> None:
     code = response.status_code
     status = f"{code} {response.reason_phrase}".strip()
     if code == HTTPStatus.TOO_MANY_REQUESTS or response.is_server_error:
@@ -246,27 +240,11 @@ def _check_answer(response: httpx.Response, limits: Limits) -> None:
     if code != HTTPStatus.OK:
         error = TurnedAwayError if code == HTTPStatus.FORBIDDEN else RefusedError
         raise error(f"{status}: {_MEANING.get(code, 'expected 200 and a text')}")
-    _check_size(int(response.headers.get("Content-Length", 0)), limits)
-
-
-def _check_size(size: int, limits: Limits) -> None:
-    if size > limits.size:
-        raise RefusedError(f"more than {limits.size:,} bytes, the limit for a text: save it yourself, give its path")
-
-
-def _save(response: httpx.Response, part: Path, limits: Limits) -> None:
-    size = 0  # of the text itself: Content-Length counts the bytes sent, which may be compressed
-    with part.open("wb") as file, _progress(response) as show:
-        for chunk in response.iter_bytes():
-            size += len(chunk)
-            _check_size(size, limits)
-            file.write(chunk)
-            show(response.num_bytes_downloaded)
 
 
 @contextmanager
 def _progress(response: httpx.Response) -> Iterator[Callable[[int], None]]:
-    """Yield a function that shows how many bytes came, on stderr and only if that is a terminal."""
+    """Yield a function that shows how many bytes came, on stderr and only if it is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
@@ -277,8 +255,8 @@ def _progress(response: httpx.Response) -> Iterator[Callable[[int], None]]:
         yield lambda size: progress.update(task, completed=size)
 
 
-def _check_text(part: Path, content_type: str) -> None:
-    with part.open("rb") as file:
+def _check_text(path: Path, content_type: str) -> None:
+    with path.open("rb") as file:
         head = file.read(4096)
     if not head:
         raise RefusedError("200 OK, and an empty body")
@@ -286,5 +264,5 @@ def _check_text(part: Path, content_type: str) -> None:
         title = _TITLE.search(head)
         shown = f' ("{title[1].decode(errors="replace")}")' if title else ""
         raise RefusedError(
-            f"an HTML page{shown} in place of a text, perhaps a captcha or an error: look at it in a browser"
+            f"an HTML page{shown} instead of a text, perhaps a captcha or an error: look at it in a browser"
         )

@@ -1,44 +1,43 @@
 """Losses to compare a model's loss with, from counts of the train split: from the uniform guess to Kneser-Ney.
 
 `KneserNey` is the interpolated modified Kneser-Ney model of Chen and Goodman, "An Empirical Study of Smoothing
-Techniques for Language Modeling" (1998, TR-10-98, https://dash.harvard.edu/handle/1/25104739). Characters take the
-place of words, and there is no padding: the first n - 1 characters of a text have the shorter contexts that they have.
+Techniques for Language Modeling" (1998, Harvard TR-10-98), with characters for words and without padding: near the
+start of a text a character is predicted from the few before it.
 
-Only counts that occur are stored, so nothing grows with the square of the vocabulary. Kneser-Ney needs the whole
-text in memory; the other references read it in blocks.
+Only n-grams that occur are stored, so nothing grows with the square of the vocabulary. Kneser-Ney needs the whole
+text in memory; the other references read it block by block.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from mmap import MADV_DONTNEED
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from charlm.text.corpus import Split
+
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 ORDER = 6
 MAX_CHARACTERS = 20_000_000
-"""Longest text, train and test split together, that gets a Kneser-Ney model."""
-FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
-"""Where counts of counts give no discounts, as in KenLM (`lmplz --discount_fallback`)."""
-BLOCK = 2**18
+"""Longest text, both splits together, to get a Kneser-Ney model: half a minute and 1 GB, 3 GB if no 6-gram recurs."""
+FALLBACK_DISCOUNTS = np.array([0, 0.5, 1, 1.5])
+"""For counts of 0, 1, 2 and 3 or more where a text gives no estimates: those of KenLM's `--discount_fallback`."""
+DENSE = 2**22
+"""Pairs of characters that are counted in a table, which is faster; those of a larger vocabulary are sorted."""
 
 
-def references(
-    train: NDArray[Any], test: NDArray[Any], vocabulary_size: int, block: int = BLOCK, limit: int = MAX_CHARACTERS
-) -> dict[str, float]:
-    """Losses in nats per character of the tokens `test` (M,) under models of the tokens `train` (N,), M and N >= 2.
+def references(train: Split, test: Split, limit: int = MAX_CHARACTERS) -> dict[str, float]:
+    """Losses in nats per character on `test`, given `train`; each has two characters at least.
 
     uniform: every character equally likely. unigram, bigram_counts: add-one counts of characters and of pairs.
-    bigram_floor: the conditional entropy of the train split, the least train loss of any bigram. kneser_ney: only if
-    the two splits have at most `limit` characters. Each scores every character of a split but its first.
+    bigram_floor: the conditional entropy of the train split, the least train loss of any bigram. kneser_ney: absent if
+    the splits have more than `limit` characters. Each is a mean over every character of a split but its first.
     """
-    pairs, counts = _count_pairs(train, vocabulary_size, block)
-    test_pairs, test_counts = _count_pairs(test, vocabulary_size, block)
-    firsts, seconds = (np.bincount(part, counts, vocabulary_size) for part in np.divmod(pairs, vocabulary_size))  # (V,)
+    vocabulary_size = train.vocabulary_size
+    (pairs, counts), (test_pairs, test_counts) = _count_pairs(train), _count_pairs(test)
+    firsts, seconds = (np.bincount(half, counts, vocabulary_size) for half in np.divmod(pairs, vocabulary_size))  # (V,)
     test_firsts, test_seconds = np.divmod(test_pairs, vocabulary_size)
     known = np.append(counts, 0)[_find(pairs, test_pairs)]
     losses = {
@@ -48,7 +47,7 @@ def references(
         "bigram_floor": _mean_loss(counts / firsts[pairs // vocabulary_size], counts),
     }
     if len(train) + len(test) <= limit:
-        losses["kneser_ney"] = KneserNey(train, vocabulary_size).loss(test)
+        losses["kneser_ney"] = KneserNey(train.tokens, vocabulary_size).loss(test.tokens)
     return {name: round(loss, 6) + 0.0 for name, loss in losses.items()}
 
 
@@ -62,31 +61,34 @@ class _Order:
 
 
 class KneserNey:
-    """A model of `order` (or of the length of `tokens` (N,), if that is less) that predicts from order - 1 characters.
+    """A model of n-grams of 1 to `order` characters, counted in `tokens` (N,), N >= 1; at most N characters.
 
     The highest order counts how often an n-gram occurs; each lower order counts the distinct characters before it.
+    V^order does not fit in 64 bits, so an n-gram is numbered by its context, an (n - 1)-gram, and its last character.
     """
 
     def __init__(self, tokens: NDArray[Any], vocabulary_size: int, order: int = ORDER) -> None:
         self.vocabulary_size = vocabulary_size
         self._orders: list[_Order] = []
-        grams, contexts = np.zeros(len(tokens) + 1, dtype=np.int64), 1  # at each position the empty string
+        grams, contexts = np.zeros(len(tokens) + 1, dtype=np.int64), 1  # the empty string, at every position
         keys = np.empty(0, dtype=np.int64)
         for n in range(1, min(order, len(tokens)) + 1):
-            # The n-gram that ends at each position n - 1 ... N - 1, as an index of `longer_keys`: (N - n + 1,)
-            longer_keys, longer = np.unique(grams[:-1] * vocabulary_size + tokens[n - 1 :], return_inverse=True)
+            ends = (
+                grams[:-1] * vocabulary_size + tokens[n - 1 :]
+            )  # the n-grams that end at n - 1 ... N - 1: (N - n + 1,)
+            longer_keys, longer, counts = np.unique(ends, return_inverse=True, return_counts=True)
             if n > 1:
                 suffixes = np.empty(len(longer_keys), dtype=np.int64)
                 suffixes[longer] = grams[1:]
                 self._add_order(keys, np.bincount(suffixes, minlength=len(keys)), contexts)
                 contexts = len(keys)
             keys, grams = longer_keys, longer
-        self._add_order(keys, np.bincount(grams), contexts)
+        self._add_order(keys, counts, contexts)
 
     def _add_order(self, keys: Integers, counts: Integers, contexts: int) -> None:
-        """Add the next order, whose n-grams `keys` have `counts` (n-grams,) after that many contexts."""
+        """Add the next order: its n-grams `keys` (n-grams,), their `counts` (n-grams,) and its number of contexts."""
         prefixes = keys // self.vocabulary_size
-        totals = np.bincount(prefixes, counts, contexts)  # (contexts,), 0 for what only begins the text
+        totals = np.bincount(prefixes, counts, contexts)  # (contexts,), 0 after what only begins the text
         discounts = _discounts(counts)[np.minimum(counts, 3)]  # (n-grams,)
         discounted = (counts - discounts) / np.maximum(totals, 1)[prefixes]
         backoff = np.bincount(prefixes, discounts, contexts) / np.maximum(totals, 1)
@@ -109,20 +111,21 @@ class KneserNey:
         scores = np.full(tokens.shape, 1 / self.vocabulary_size)
         contexts = np.zeros(tokens.shape, dtype=np.int64)
         for order in self._orders:
-            grams = _find(order.keys, contexts * self.vocabulary_size + tokens)  # after context -1, negative: not found
+            grams = _find(order.keys, contexts * self.vocabulary_size + tokens)  # -1 after -1: its key is negative
             scores = order.discounted[grams] + order.backoff[contexts] * scores
             contexts[..., 1:], contexts[..., 0] = grams[..., :-1], -1
         return scores
 
 
 def _discounts(counts: Integers) -> Floats:
-    """What to subtract from a count of 0, 1, 2 and of 3 or more: (4,). Chen and Goodman, equation 26."""
-    n1, n2, n3, n4 = (np.count_nonzero(counts == n) for n in (1, 2, 3, 4))
-    if 0 in (n1, n2, n3, n4):
-        return np.array([0, *FALLBACK_DISCOUNTS])
-    y = n1 / (n1 + 2 * n2)
-    estimates = [1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
-    return np.array([0, *(estimates if min(estimates) > 0 else FALLBACK_DISCOUNTS)])
+    """What to subtract from a count of 0, 1, 2 and of 3 or more: (4,), estimated from counts of `counts`."""
+    n = np.bincount(np.minimum(counts, 5), minlength=6)
+    if n[1:5].all():
+        y = n[1] / (n[1] + 2 * n[2])
+        estimates = np.array([0, *(i - (i + 1) * y * n[i + 1] / n[i] for i in (1, 2, 3))])
+        if estimates[1:].min() > 0:
+            return estimates
+    return FALLBACK_DISCOUNTS
 
 
 def _find(keys: Integers, wanted: Integers) -> Integers:
@@ -132,26 +135,18 @@ def _find(keys: Integers, wanted: Integers) -> Integers:
 
 
 def _mean_loss(probabilities: Floats, counts: Integers | None = None) -> float:
-    """Mean loss in nats of `probabilities`, each as often as `counts` says."""
+    """Mean loss in nats of `probabilities`, weighted by `counts`."""
     return -float(np.average(np.log(probabilities), weights=counts))
 
 
-def _count_pairs(tokens: NDArray[Any], vocabulary_size: int, block: int) -> tuple[Integers, Integers]:
-    """The distinct pairs of neighbours in `tokens`, as first * V + second, ascending, and their counts: (pairs,)."""
+def _count_pairs(split: Split) -> tuple[Integers, Integers]:
+    """The distinct pairs of neighbours in `split`, as first * V + second, ascending, and their counts: (pairs,)."""
+    if split.vocabulary_size**2 <= DENSE:
+        pairs = np.flatnonzero(split.pairs)
+        return pairs, split.pairs.ravel()[pairs]
     pairs = counts = np.empty(0, dtype=np.int64)
-    for part in _blocks(tokens, block):
-        found, times = np.unique(part[:-1] * vocabulary_size + part[1:], return_counts=True)
+    for block in split.overlapping_blocks():
+        found, times = np.unique(block[:-1] * split.vocabulary_size + block[1:], return_counts=True)
         pairs, places = np.unique(np.concatenate([pairs, found]), return_inverse=True)
         counts = np.bincount(places, np.concatenate([counts, times])).astype(np.int64)
     return pairs, counts
-
-
-def _blocks(tokens: NDArray[Any], block: int) -> Iterator[Integers]:
-    """`tokens` in blocks of `block` pairs, so neighbours share a token. Pages read from a memory map are given back."""
-    owner = tokens
-    while isinstance(owner.base, np.ndarray):
-        owner = owner.base
-    for start in range(0, len(tokens) - 1, block):
-        yield tokens[start : start + block + 1].astype(np.int64)
-        if isinstance(owner, np.memmap) and owner.mode == "r":
-            owner.base.madvise(MADV_DONTNEED)  # type: ignore[union-attr]

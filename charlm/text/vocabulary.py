@@ -1,8 +1,8 @@
 """The characters of a text and their tokens: text to integers and back, without loss.
 
-A token is the index of a character in the sorted list of the distinct characters, as in the notebook that this
-project started from. Encoding and decoding look whole arrays up at once in a table over code points, a text block by
-block: what a block needs on its way stays in the processor's cache.
+A token is the index of a character in the sorted list of the distinct characters, as in the notebook that this project
+started from. Both ways look up whole arrays in a table over code points. Encoding goes block by block, so that its
+intermediate arrays stay in the processor's cache.
 """
 
 import hashlib
@@ -10,8 +10,10 @@ import json
 import sys
 import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -23,40 +25,25 @@ _BLOCK = 2**16
 
 
 class UnknownCharacterError(CharlmError):
-    """A text holds a character that the vocabulary does not."""
+    """A text has a character that is not in the vocabulary."""
 
     def __init__(self, character: str, position: int, size: int) -> None:
         name = unicodedata.name(character, "no name")
         super().__init__(
             f"Character {character!r} (U+{ord(character):04X}, {name}) at position {position} "
-            f"is not among the {size} characters of the vocabulary.\n"
-            "Leave it out, or train on a text that holds it."
-        )
-
-
-class VocabularyFormatError(CharlmError):
-    """A vocabulary file does not hold a vocabulary."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(
-            f"Not a vocabulary: {problem}.\n"
-            'Expected JSON of the form {"characters": ["a", "b"]}, sorted, each character once. '
-            "`dvc repro prepare` writes it anew."
+            f"is not among the {size} characters of the vocabulary.",
+            fix="Remove it, or train on a text that contains it.",
         )
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Sorted distinct characters; the token of a character is its index.
-
-    Raises VocabularyFormatError when they are not sorted and distinct.
-    """
+    """Sorted distinct characters; the token of a character is its index."""
 
     characters: str
 
     def __post_init__(self) -> None:
-        if list(self.characters) != sorted(set(self.characters)):
-            raise VocabularyFormatError("its characters are not sorted and distinct")
+        assert list(self.characters) == sorted(set(self.characters)), "characters that are not sorted and distinct"
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -65,7 +52,7 @@ class Vocabulary:
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> tuple[Self, int]:
-        """The vocabulary of all characters of `texts`, which are read once, and how many characters they are in all."""
+        """The vocabulary of all characters of `texts`, which are read once, and their length in all."""
         seen, length = np.zeros(sys.maxunicode + 1, dtype=bool), 0
         for text in texts:
             seen[_code_points(text)] = True
@@ -73,22 +60,20 @@ class Vocabulary:
         return cls("".join(map(chr, np.flatnonzero(seen)))), length
 
     @classmethod
-    def load(cls, path: Any) -> Self:
-        """That of `path`."""
-        return cls.from_json(path.read_text(encoding="utf-8"))
-
-    @classmethod
-    def from_json(cls, content: str) -> Self:
-        """What to_json wrote. Raises VocabularyFormatError for anything else."""
-        try:
+    def load(cls, path: Path) -> Self:
+        """Read what to_json wrote from the file `path`. Raises CharlmError for any other content."""
+        content = path.read_bytes()
+        with suppress(ValueError, TypeError, KeyError):
             characters = json.loads(content)["characters"]
-        except (ValueError, TypeError, KeyError) as err:
-            raise VocabularyFormatError(f"found {content[:40]!r}") from err
-        if not isinstance(characters, list) or not all(isinstance(c, str) and len(c) == 1 for c in characters):
-            raise VocabularyFormatError("its characters are not a list of single characters")
-        if any(unicodedata.category(c) == "Cs" for c in characters):
-            raise VocabularyFormatError("it holds half of a surrogate pair, which no text does")
-        return cls("".join(characters))
+            joined = "".join(characters)
+            joined.encode()  # ValueError for half of a surrogate pair
+            if characters == sorted(set(joined)):
+                return cls(joined)
+        raise CharlmError(
+            f"{path} is not a vocabulary: it begins with {content.decode(errors='replace')[:40]!r}.",
+            'Expected JSON of the form {"characters": ["a", "b"]}, sorted, each character once.',
+            "Run `dvc repro prepare --force` to write it again.",
+        )
 
     def to_json(self) -> str:
         """JSON with the characters in the order of their tokens."""
@@ -100,19 +85,19 @@ class Vocabulary:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The smallest unsigned integer that holds every token."""
+        """The smallest unsigned integer type for every token."""
         return np.min_scalar_type(max(len(self) - 1, 0))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the characters in order, in hexadecimal: two vocabularies give the same tokens if it is equal."""
+        """SHA-256 of the characters in order, in hexadecimal: equal for two vocabularies that give the same tokens."""
         return hashlib.sha256(self.characters.encode()).hexdigest()
 
     @property
     def labels(self) -> list[str]:
         r"""A readable name of each character, for the axes of a picture: itself, `space`, or its escape (`\n`).
 
-        No two are the same, for every name that is not the character itself is longer than one character.
+        No two are the same: every name other than the character itself is longer than one character.
         """
         return ["space" if c == " " else c if c.isprintable() else repr(c)[1:-1] for c in self.characters]
 
@@ -125,7 +110,7 @@ class Vocabulary:
     def _tokens(self) -> NDArray[Any]:
         """(largest code point + 2,): the token of each code point, V for those that are absent.
 
-        The last entry stands for all code points that are larger.
+        The last entry is for all larger code points.
         """
         table = np.full(int(self._code_points.max(initial=0)) + 2, len(self), dtype=np.min_scalar_type(len(self)))
         table[self._code_points] = np.arange(len(self))
@@ -137,7 +122,7 @@ class Vocabulary:
         return np.take(self._tokens, np.arange(256), mode="clip").tobytes()
 
     def encode(self, text: str) -> NDArray[Any]:
-        """Tokens of `text`, shape (len(text),), of the smallest type that holds the vocabulary.
+        """Tokens of `text`, shape (len(text),), of the smallest type for the vocabulary.
 
         Raises UnknownCharacterError for the first character that is not in the vocabulary.
         """

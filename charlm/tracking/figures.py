@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from charlm.training.history import Point
 
-REFERENCE_STYLES = {"uniform": ":", "unigram": "-.", "bigram_counts": "--", "bigram_floor": "-"}
+REFERENCE_STYLES = {"uniform": ":", "unigram": "-.", "bigram_counts": "--", "bigram_floor": "-", "kneser_ney": "--"}
 _LARGEST_SIDE = 40.0  # inches: the squares of 250 characters
 
 

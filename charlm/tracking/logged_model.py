@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charlm.config import MODELS
 from charlm.provenance.code import is_gone, process
 from charlm.tracking.entities import as_params
 from charlm.tracking.store import PROCESS_TAG
@@ -22,12 +23,32 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 NAME = "charlm"
-CODE = ("__init__", "checkpoint", "errors", "files", "models", "sampling", "seeding", "vocabulary")
+CODE = (
+    "__init__.py",
+    "config.py",
+    "errors.py",
+    "files.py",
+    "models/__init__.py",
+    "models/checkpoint.py",
+    "models/predictor.py",
+    "models/sampling.py",
+    "random.py",
+    "text/__init__.py",
+    "text/corpus.py",
+    "text/vocabulary.py",
+)
 """The modules of charlm that the model runs."""
 _LONGEST = 3600.0  # seconds that logging a model may take on a machine that we do not see
 _PACKAGE = Path(__file__).parents[1]
 _IMPORTED = ("mlflow", "numpy", "safetensors", "torch")
 """The packages that they import, and none comes with another."""
+
+
+def model_code(name: str) -> tuple[str, ...]:
+    """The files of the model `name` that predict; the ways of all models are with them where it uses these."""
+    model = MODELS[name]
+    own = f"models/{model.predictor.partition(':')[0]}.py"
+    return (own, "models/base.py") if model.predictor == model.trainable else (own,)
 
 
 @dataclass(frozen=True)
@@ -95,14 +116,14 @@ def _save(folder: Path, model: "LoggedModel", trained: Trained, params: Mapping[
     from mlflow.pyfunc import save_model
 
     code = folder / "charlm"
-    code.mkdir()
-    for name in CODE:
-        shutil.copy(_PACKAGE / f"{name}.py", code)
+    for name in (*CODE, *model_code(params["model.name"])):
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(_PACKAGE / name, code / name)
     sampling = {name: params[f"sample.{name}"] for name in ("max_new_tokens", "temperature", "seed")}
     save_model(
         path=str(folder / "model"),
         mlflow_model=Model(model.artifact_location, model.source_run_id, model_id=model.model_id),
-        python_model=str(_PACKAGE / "tracking/served.py"),
+        python_model=str(_PACKAGE / "tracking/pyfunc.py"),
         code_paths=[str(code)],
         artifacts={"checkpoint": str(trained.checkpoint), "vocabulary": str(trained.vocabulary)},
         signature=_signature(sampling),

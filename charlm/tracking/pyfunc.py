@@ -23,12 +23,12 @@ class CharacterModel(PythonModel):
         """Load checkpoint and vocabulary from the model's artifacts."""
         from pathlib import Path
 
-        from charlm.models.checkpoint import load_checkpoint
+        from charlm.models import checkpoint as checkpoints
         from charlm.text.vocabulary import Vocabulary
 
         checkpoint, vocabulary = (Path(context.artifacts[name]) for name in ("checkpoint", "vocabulary"))
-        self.vocabulary = Vocabulary.from_json(vocabulary.read_text(encoding="utf-8"))
-        self.model = load_checkpoint(checkpoint, self.vocabulary)
+        self.vocabulary = Vocabulary.load(vocabulary)
+        self.model = checkpoints.load(checkpoint, self.vocabulary)
 
     def predict(
         self,

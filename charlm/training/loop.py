@@ -27,22 +27,21 @@ LARGEST_LOSS = math.log(sys.float_info.max)
 
 def train(
     model: LanguageModel,
-    train_split: Split,
-    test_split: Split,
+    splits: Sequence[Split],
     settings: TrainParams,
     rng: np.random.Generator,
     *,
     processes: Processes | None = None,
 ) -> Iterator[Point]:
-    """Train `model` in place; yield a Point before the first step, at every eval_interval and after the last step.
+    """Train `model` in place on the first of `splits`, train and test; yield points of the loss curve of both.
 
-    The points estimate the losses of both splits, but for the last, which is exact and of the weights in float32, as a
-    checkpoint keeps them: the model has such weights at the end. `rng` draws the batches, on the CPU.
+    There is one before the first step, at every eval_interval and after the last step. They are estimates, but for the
+    last, which is exact and of the weights in float32, as a checkpoint keeps them: the model has such weights at the
+    end. `rng` draws the batches, on the CPU.
 
     Raises CharlmError before the first step when a split is shorter than a block, and at the step at which a loss is
     no longer a number.
     """
-    splits = (train_split, test_split)
     for split in splits:
         split.require_block(settings.block_size)
 
@@ -55,7 +54,7 @@ def train(
 
     yield point(0, estimate, None)
     update = optimizer(list(model.parameters()), model.hidden_matrices(), settings)
-    windows = train_split.random_windows(settings.batch_size, settings.block_size, rng)
+    windows = splits[0].random_windows(settings.batch_size, settings.block_size, rng)
     batch_losses = _steps(model, windows, settings, update, processes)
     for step, batch_loss in enumerate(batch_losses, start=1):
         if step == settings.max_iters:

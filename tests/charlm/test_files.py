@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all."""
+"""Files that appear completely or not at all, and texts read block by block."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ def tree(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_is_replaced_when_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with atomic_write(path) as temporary:
@@ -26,7 +27,7 @@ def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_file_that_does_not_become_whole_leaves_the_old_one(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_file_that_is_never_completed_leaves_the_old_one(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -41,12 +42,12 @@ def test_a_file_that_does_not_become_whole_leaves_the_old_one(tmp_path: Path, er
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_folder_is_made(tmp_path: Path) -> None:
+def test_the_folder_is_created(tmp_path: Path) -> None:
     write_text(tmp_path / "data/train/a.txt", "a")
     assert tree(tmp_path) == {"data/train/a.txt": "a"}
 
 
-def test_others_may_read_a_file_as_they_may_any_other(tmp_path: Path) -> None:
+def test_a_file_has_the_usual_permissions(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "a")
     (tmp_path / "plain.txt").write_text("a")
     assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "plain.txt").stat().st_mode
@@ -58,15 +59,17 @@ def test_text_is_written_as_it_is(tmp_path: Path, text: str) -> None:
     assert (tmp_path / "a.txt").read_bytes() == text.encode()
 
 
-@given(st.text(st.sampled_from("a\r\né”🐈") | st.characters(exclude_categories=["Cs"])), st.integers(1, 9))
-def test_text_is_read_as_it_is_wherever_blocks_end(
-    tmp_path_factory: pytest.TempPathFactory, text: str, size: int
+@given(
+    st.text(st.sampled_from("a\r\né”🐈") | st.characters(exclude_categories=["Cs"])), st.integers(1, 9), st.booleans()
+)
+def test_text_is_read_unchanged_but_for_line_ends_wherever_blocks_end(
+    tmp_path_factory: pytest.TempPathFactory, text: str, size: int, universal: object
 ) -> None:
     path = tmp_path_factory.mktemp("text") / "a.txt"
     path.write_bytes(text.encode())
-    blocks = list(read_text(path, size))
-    assert "".join(blocks) == text
-    assert max(map(len, blocks)) <= size
+    blocks = list(read_text(path, size, universal_newlines=bool(universal)))
+    assert "".join(blocks) == (re.sub("\r\n|\r", "\n", text) if universal else text)
+    assert max(map(len, blocks)) <= size + 1  # a CR is held back until the next character is known
 
 
 def test_a_text_that_ends_within_a_character_is_an_error(tmp_path: Path) -> None:

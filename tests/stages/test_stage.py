@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from charlm import sources
+import stages
+from charlm.errors import CharlmError
 
 
 @pytest.fixture
@@ -23,19 +24,19 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_code_that_stays_as_it_was_is_let_pass(module: Path) -> None:
-    before = sources.digests()
+    before = stages.code_digests()
     assert list(before) == [module]
-    sources.require_unchanged(before)
+    stages.require_unchanged(before)
 
 
 @pytest.mark.parametrize("edit", [lambda path: path.write_text("A = 2\n"), Path.unlink], ids=["changed", "removed"])
-def test_code_that_is_another_in_the_end_is_named(module: Path, edit: object) -> None:
-    before = sources.digests()
+def test_code_that_changed_is_named(module: Path, edit: object) -> None:
+    before = stages.code_digests()
     assert callable(edit)
     edit(module)
-    with pytest.raises(sources.SourcesChangedError) as err:
-        sources.require_unchanged(before)
+    with pytest.raises(CharlmError) as err:
+        stages.require_unchanged(before)
     assert err.value.message == (
-        "stages/a_stage_for_a_test.py changed while this stage ran: its result is not what the code there now gives.\n"
+        "stages/a_stage_for_a_test.py changed while this stage ran: its result is not what the code there gives now.\n"
         "Run `dvc repro` again; DVC has not recorded this one."
     )

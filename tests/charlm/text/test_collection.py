@@ -1,10 +1,10 @@
-"""Several texts as one: patterns, what is fetched and what is not, and one bad text among good ones."""
+"""From data.source to one file: patterns, decoding, joining, what is fetched and kept, and every error at once."""
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
@@ -16,10 +16,12 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.text import gutenberg
-from charlm.text.collection import MissingFilesError, ShelfDigestError, ShelfError, expand, join, require_all, write
-from charlm.text.http import Turns
+from charlm.errors import CharlmError, RefusedError
+from charlm.text import collection
+from charlm.text.collection import expand, read_source, require_all, write
+from charlm.text.http import Client
 
+PROJECT = Path(__file__).resolve().parents[3]
 HEADER = "*** START OF THE PROJECT GUTENBERG EBOOK IT ***\n\n"
 FOOTER = "\n*** END OF THE PROJECT GUTENBERG EBOOK IT ***\n"
 
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("plainly")
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `texts` by their path, 404 for any other, and lists the paths that it was asked for."""
+    """Serves `texts` by their path, 404 for any other, and lists the paths that were requested."""
 
     daemon_threads = False
 
@@ -35,7 +37,6 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.texts: dict[str, str] = {}
         self.asked: list[str] = []
-        self.refused, self.code = "", 403
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -44,8 +45,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
-        if self.path not in self.server.texts or self.path == self.server.refused:
-            self.send_error(self.server.code if self.path == self.server.refused else 404)
+        if self.path not in self.server.texts:
+            self.send_error(404)
             return
         body = self.server.texts[self.path].encode()
         self.send_response(200)
@@ -63,28 +64,38 @@ def server(serving: Callable[..., Any]) -> Iterator[Server]:
         yield server
 
 
-class Shelf:
-    """Writes texts to a file, with `waits` that take no time, and keeps what it fetches."""
+class Collect:
+    """Writes the texts of its arguments to a file, keeps what it fetches, and waits for nothing."""
 
     def __init__(self, folder: Path, server: Server) -> None:
         self.to, self.kept = folder / "book.txt", folder / "texts"
         self.server = server
-        self.waits: list[float] = []
 
-    def __call__(self, *sources: str, sha256: str | None = None) -> str:
-        turn = Turns(sleep=self.waits.append)
-        serve = partial(gutenberg.serve, sites=[self.server.url], sleep=lambda _: None, turn=turn)
-        write(self.to, sources, serve=serve, kept=self.kept, sha256=sha256)
-        return self.to.read_text(encoding="utf-8")
+    def __call__(self, *sources: str, sha256: str | None = None, mirror: str | None = None, sites: Any = None) -> str:
+        client, sites = Client(sleep=lambda _: None), [self.server.url] if sites is None else sites
+        write(self.to, sources, kept=self.kept, sha256=sha256, mirror=mirror, sites=sites, client=client)
+        return self.to.read_bytes().decode()
+
+    def refused(self, *sources: str, **settings: Any) -> list[str]:
+        """The lines of the error, after which the file must be as it was."""
+        self.to.write_text("old")
+        with pytest.raises(CharlmError) as refused:
+            self(*sources, **settings)
+        assert self.to.read_text() == "old"
+        return refused.value.message.split("\n")
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+def collect(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Collect:
     monkeypatch.chdir(tmp_path)
-    return Shelf(tmp_path, server)
+    return Collect(tmp_path, server)
 
 
-# What a person names
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# Patterns
 
 
 @pytest.fixture
@@ -107,216 +118,361 @@ def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("source", "sources"),
+    ("sources", "expected"),
     [
-        ("books/*.txt", ["books/a.txt", "books/b.txt", "books/x[1].txt"]),
-        ("books/[ab].txt", ["books/a.txt", "books/b.txt"]),
-        ("books/?.md", "books/d.md"),
-        ("**/*d.*", "books/d.md"),
-        (".ven?/*.txt", ".ven?/*.txt"),
-        (".venv/*.txt", ".venv/e.txt"),
-        ("**/?.txt", ["books/a.txt", "books/b.txt", "books/more/c.txt"]),
-        (["books/d.md", "books/[ab].*", "gutenberg:55"], ["books/d.md", "books/a.txt", "books/b.txt", "gutenberg:55"]),
+        (["books/*.txt"], ["books/a.txt", "books/b.txt", "books/x[1].txt"]),
+        (["books/[ab].txt"], ["books/a.txt", "books/b.txt"]),
+        (["**/*d.*"], ["books/d.md"]),
+        ([".ven?/*.txt"], [".ven?/*.txt"]),
+        ([".venv/*.txt"], [".venv/e.txt"]),
+        (["**/?.txt"], ["books/a.txt", "books/b.txt", "books/more/c.txt"]),
+        (["books/?.md", "books/[ab].*", "gutenberg:55"], ["books/d.md", "books/a.txt", "books/b.txt", "gutenberg:55"]),
         (["books/b.txt", "books/a.txt", "books/b.txt"], ["books/b.txt", "books/a.txt", "books/b.txt"]),
-        (["books/z*.txt"], "books/z*.txt"),
-        # A single one, as it is.
-        ("books/a.txt", "books/a.txt"),
-        ("books/x[1].txt", "books/x[1].txt"),
-        ("books/z*.txt", "books/z*.txt"),
-        ("https://example.org/a?b=*", "https://example.org/a?b=*"),
+        # No pattern, or one that matches nothing.
+        (["books/x[1].txt"], ["books/x[1].txt"]),
+        (["books/z*.txt"], ["books/z*.txt"]),
+        (["https://example.org/a?b=*"], ["https://example.org/a?b=*"]),
     ],
 )
-def test_a_pattern_stands_for_the_files_that_match_in_order(
-    books: Path, source: str | Sequence[str], sources: str | list[str]
+def test_a_pattern_is_replaced_by_the_files_that_match_in_order(
+    books: Path, sources: list[str], expected: list[str]
 ) -> None:
-    assert expand(source) == sources
+    assert expand(sources) == expected
 
 
 def test_a_pattern_may_begin_anywhere(books: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     absolute = str(books / "books/?.txt")
     expected = [str(books / "books/a.txt"), str(books / "books/b.txt")]
     monkeypatch.chdir(books / "books/more")
-    assert expand(absolute) == expected
-    assert expand("../?.txt") == ["../a.txt", "../b.txt"]
-    assert expand("../?.txt", books / "books/more") == ["../a.txt", "../b.txt"]
+    assert expand([absolute]) == expected
+    assert expand(["../?.txt"]) == ["../a.txt", "../b.txt"]
+    assert expand(["../?.txt"], books / "books/more") == ["../a.txt", "../b.txt"]
 
 
 @pytest.mark.parametrize("source", ["books/**.txt", "/*" * 3000])
-def test_what_looks_like_a_pattern_and_is_none_is_told(source: str) -> None:
-    with pytest.raises(gutenberg.SourceError, match="it is no pattern: "):
-        expand(source)
+def test_an_invalid_pattern_is_refused(source: str) -> None:
+    with pytest.raises(CharlmError, match="which is not a valid pattern: "):
+        expand([source])
 
 
-def test_files_of_a_pattern_that_an_experiment_did_not_get_are_told(
+def test_files_that_an_experiment_did_not_get_are_reported(
     books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`dvc exp run --temp` used to learn from those of the files that git tracks, and say nothing."""
-    part = tmp_path / "part/books"
-    part.mkdir(parents=True)
-    (part / "b.txt").write_text("Text\n")
-    monkeypatch.chdir(part.parent)
-    require_all("books/b*.txt", books)
+    """`dvc exp run --temp` used to learn from only those files that git tracks, and say nothing."""
+    experiment = tmp_path / "experiment/books"
+    experiment.mkdir(parents=True)
+    (experiment / "b.txt").write_text("Text\n")
+    monkeypatch.chdir(experiment.parent)
+    require_all(["books/b*.txt"], books)
     require_all(["books/b.txt", "gutenberg:55"], books)
-    with pytest.raises(MissingFilesError) as err:
+    with pytest.raises(CharlmError) as err:
         require_all(["gutenberg:55", "books/[ab].txt"], books)
     assert err.value.message == (
         f"data.source matches 1 more files in {books} than in the folder of this experiment: books/a.txt.\n"
-        "DVC brings along what git tracks: `git add` them, or run without --temp and --queue."
+        "DVC copies only what git tracks: `git add` them, or run without --temp and --queue."
     )
 
 
-# One text of several
+# One text
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1)))
-def test_texts_are_joined_by_a_line_end(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
-    to = tmp_path_factory.mktemp("joined") / "book.txt"
-    whole = "\n".join(texts)
-    assert join(iter(texts), to) == (hashlib.sha256(whole.encode()).hexdigest(), len(whole))
-    assert to.read_bytes() == whole.encode()
+def read(path: Path, served: bytes, *, size: int = 2**16, **settings: Any) -> str:
+    path.write_bytes(served)
+    return "".join(read_source(path, size=size, **({"from_gutenberg": False} | settings)))
 
 
-def test_texts_stand_in_the_order_given_with_a_blank_line_between(shelf: Shelf, server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("served", "text"),
+    [
+        ("naïve”\n".encode(), "naïve”\n"),
+        ("naïve”\n".encode("utf-8-sig"), "naïve”\n"),
+        ("naïve”\n".encode("cp1252"), "naïve”\n"),
+        (b"a\r\nb\rc\nd\r\r\ne", "a\nb\nc\nd\n\ne\n"),
+        ("a\x0bb\x0cc\x1cd\x85e\u2028f".encode(), "a\x0bb\x0cc\x1cd\x85e\u2028f\n"),
+        (b"\n\n one  \n \n\r\n\r", "\n\n one  \n \n"),
+        (
+            b"\n\nProduced by Ann\n\nEnd of Project Gutenberg's reign\n  ",
+            "\n\nProduced by Ann\n\nEnd of Project Gutenberg's reign\n  \n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2, 3, 2**16])
+def test_a_file_that_is_not_gutenbergs_keeps_all_but_its_encoding_and_line_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: bytes, text: str, size: int
+) -> None:
+    assert read(tmp_path / "a.txt", served, size=size) == text
+    monkeypatch.setattr(collection, "MAX_GUTENBERG_SIZE", 0)
+    assert read(tmp_path / "a.txt", served, size=size) == text
+
+
+CHARACTERS = st.sampled_from("aé”🐈\ufeff \r\n") | st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+SERVED = st.builds(str.encode, st.text(CHARACTERS), st.sampled_from(["utf-8", "utf-8-sig"]))
+SERVED |= st.text(st.sampled_from("aé” \r\n")).map(lambda text: text.encode("cp1252"))
+
+
+@given(SERVED, st.integers(1, 9), st.booleans())
+def test_the_text_is_the_same_wherever_blocks_end_and_whether_streamed_or_not(
+    tmp_path_factory: pytest.TempPathFactory, served: bytes, size: int, streamed: object
+) -> None:
+    try:
+        expected = served.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        expected = served.decode("cp1252")
+    expected = re.sub("\r\n|\r", "\n", expected).rstrip("\n") + "\n"
+    path = tmp_path_factory.mktemp("text") / "a.txt"
+    with pytest.MonkeyPatch.context() as patch:
+        if streamed:
+            patch.setattr(collection, "MAX_GUTENBERG_SIZE", 0)
+        if expected.strip():
+            assert read(path, served, size=size) == expected
+        else:
+            with pytest.raises(RefusedError, match=r"^it is empty$"):
+                read(path, served, size=size)
+
+
+@pytest.mark.parametrize(
+    ("served", "found"),
+    [
+        (b"PK\x03\x04\x00", "byte 4 is NUL, as in an archive, a picture or UTF-16"),
+        ("text".encode("utf-16"), "byte 3 is NUL, as in an archive, a picture or UTF-16"),
+        (b"caf\x8d", "byte 3 (0x8d) is neither UTF-8 nor Windows-1252"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 4, 2**16])
+def test_what_is_no_text_is_refused(tmp_path: Path, served: bytes, found: str, size: int) -> None:
+    with pytest.raises(RefusedError, match=f"^{re.escape(found)}$"):
+        read(tmp_path / "a.txt", served, size=size)
+
+
+def test_a_file_is_stripped_if_it_is_gutenbergs_or_looks_like_it(tmp_path: Path) -> None:
+    served = f"{HEADER}\n\nProduced by Ann\n\nOz\n\n{FOOTER}".replace("\n", "\r\n").encode("utf-8-sig")
+    assert read(tmp_path / "a.txt", served) == "Oz\n"
+    assert read(tmp_path / "a.txt", served, from_gutenberg=True) == "Oz\n"
+
+
+def test_a_gutenberg_file_without_markers_must_have_the_pinned_digest(tmp_path: Path) -> None:
+    path, text = tmp_path / "a.txt", "Oz\n"
+    assert read(path, text.encode(), from_gutenberg=True, pinned=digest(text)) == text
+    for pinned in (None, "0" * 64):
+        with pytest.raises(
+            RefusedError, match=f"^it has no .* line, and its digest is not the pinned one: {digest(text)}$"
+        ):
+            read(path, text.encode(), from_gutenberg=True, pinned=pinned)
+
+
+def test_a_file_too_large_for_a_book_is_written_block_by_block_with_all_that_is_in_it(
+    collect: Collect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of 400 MB used to take 2 GB of memory."""
+    served = (HEADER + "Mine, naïve\n" * 20_000 + FOOTER).encode()
+    (tmp_path / "own.txt").write_bytes(served)
+    assert "START OF" not in collect("own.txt")
+    monkeypatch.setattr(collection, "MAX_GUTENBERG_SIZE", len(served) - 1)
+    assert max(map(len, read_source(tmp_path / "own.txt", from_gutenberg=False))) <= 2**16
+    assert collect("own.txt", sha256=digest(served.decode())) == served.decode()
+
+
+# One or several
+
+
+TEXTS = st.text(CHARACTERS).filter(str.strip)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=4))
+def test_texts_are_in_the_order_given_with_a_blank_line_between(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("texts")
+    paths = [folder / f"{number}.txt" for number in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_bytes(text.encode("utf-8-sig"))
+    ends = [re.sub("\r\n|\r", "\n", text).rstrip("\n") + "\n" for text in texts]
+    expected = "\n".join(ends)
+    write(folder / "book.txt", list(map(str, paths)), kept=folder / "texts", sha256=digest(expected))
+    assert (folder / "book.txt").read_bytes() == expected.encode()
+    assert not (folder / "texts").exists()
+
+
+def test_sources_of_every_kind_are_joined(collect: Collect, server: Server, tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_bytes("\ufeffMine, naïve\r\nand short".encode())
     server.texts["/cache/epub/55/pg55.txt"] = f"{HEADER}Oz\n{FOOTER}"
     server.texts["/a.txt"] = "Served\n\n\n"
     text = "Served\n\nMine, naïve\nand short\n\nOz\n\nMine, naïve\nand short\n"
-    sources = (f"{server.url}/a.txt", "own.txt", "gutenberg:55", "own.txt")
-    assert shelf(*sources, sha256=hashlib.sha256(text.encode()).hexdigest()) == text
+    assert collect(f"{server.url}/a.txt", "own.txt", "gutenberg:55", "own.txt", sha256=digest(text)) == text
 
 
-def test_another_whole_than_the_pinned_one_is_refused_with_both_digests(shelf: Shelf, tmp_path: Path) -> None:
+def test_another_text_than_the_pinned_one_is_refused_with_both_digests(
+    collect: Collect, server: Server, tmp_path: Path
+) -> None:
     (tmp_path / "a.txt").write_text("One\n")
-    found = hashlib.sha256(b"One\n\nOne\n").hexdigest()
-    with pytest.raises(ShelfDigestError) as refused:
-        shelf("a.txt", "a.txt", sha256="0" * 64)
-    assert refused.value.message == (
-        "The texts of data.source together are others than the pinned ones.\n"
-        f"  found:    {found} (9 characters)\n"
-        f"  expected: {'0' * 64} (data.sha256)\n"
-        "If you want these texts, set data.sha256 to the digest found, or to null to accept any.\n"
-        f"If not, look at data.source and its order; to have every text fetched anew, delete {shelf.kept}."
-    )
+    found = digest("One\n")
+    advice = "If you want this text, set data.sha256 to the digest found, or to null to accept any text."
+    assert collect.refused("a.txt", sha256="0" * 64) == [
+        "data.source (a.txt) does not give the pinned text.",
+        f"  found:    {found} (4 characters)",
+        f"  expected: {'0' * 64} (data.sha256)",
+        advice,
+        "If not, check the sources and their order.",
+    ]
+    server.texts["/b"], found = "Two\n", digest("One\n\nTwo\n")
+    *lines, last = collect.refused("a.txt", f"{server.url}/b", sha256="0" * 64)
+    assert lines == [
+        "data.source (2 texts) does not give the pinned text.",
+        f"  found:    {found} (9 characters)",
+        f"  expected: {'0' * 64} (data.sha256)",
+        advice,
+    ]
+    assert last == f"If not, check the sources and their order. To fetch every text again, delete {collect.kept}."
 
 
-# Politely, and once
+def test_the_tale_that_the_ways_out_name_is_there(collect: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    assert 25_000 <= len(collect("tests/tale.txt")) <= 40_000
 
 
-def test_a_text_is_fetched_once_however_the_list_grows(shelf: Shelf, server: Server) -> None:
+# Where a text comes from
+
+
+def test_a_mirror_is_a_folder_or_a_server(collect: Collect, server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "mirror/cache/epub/55/pg55.txt"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"{HEADER}Oz\n{FOOTER}")
+    for mirror in ("mirror", f"{tmp_path}/mirror/"):
+        assert collect("gutenberg:55", mirror=mirror, sites=[]) == "Oz\n"
+    file.write_text(f"{HEADER}Oz again\n{FOOTER}")
+    assert collect("gutenberg:55", mirror="mirror", sites=[]) == "Oz again\n"
+    server.texts["/cache/epub/54/pg54.txt"] = f"{HEADER}Tip\n{FOOTER}"
+    assert collect("gutenberg:54", mirror=server.url, sites=[]) == "Tip\n"
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """A base URL at which nothing answers."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        return f"http://127.0.0.1:{closed.getsockname()[1]}"
+
+
+def test_the_next_address_is_asked_when_one_gives_no_book(
+    collect: Collect, server: Server, tmp_path: Path, nowhere: str
+) -> None:
+    damaged = tmp_path / "mirror/cache/epub/55/pg55.txt"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text(f"{HEADER}Oz\n")
+    server.texts["/cache/epub/55/pg55.txt"] = f"{HEADER}Oz\n{FOOTER}"
+    assert collect("gutenberg:55", mirror="mirror", sites=[nowhere, server.url]) == "Oz\n"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_text_is_fetched_once(collect: Collect, server: Server, count: int) -> None:
     server.texts |= {"/a": "A\n", "/b": "B\n", "/c": "C\n"}
     a, b, c = (f"{server.url}{path}" for path in server.texts)
-    assert shelf(a, b, a) == "A\n\nB\n\nA\n"
-    assert shelf(c, b, a) == "C\n\nB\n\nA\n"
-    assert server.asked == ["/a", "/b", "/c"]
+    assert collect(*[a] * count) == collect(*[a] * count)
+    assert server.asked == ["/a"]
+    assert collect(c, b, a) == "C\n\nB\n\nA\n"
+    assert server.asked == ["/a", "/c", "/b"]
 
 
-def test_files_of_ones_own_and_of_a_mirror_are_read_anew(shelf: Shelf, tmp_path: Path) -> None:
+def test_local_files_are_read_every_time(collect: Collect, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Old\n")
-    shelf("a.txt")
+    collect("a.txt")
     (tmp_path / "a.txt").write_text("New\n")
-    assert shelf("a.txt") == "New\n"
-    assert not shelf.kept.exists()
+    assert collect("a.txt") == "New\n"
+    assert not collect.kept.exists()
 
 
-def test_what_is_kept_is_what_was_served(shelf: Shelf, server: Server) -> None:
-    """Stripped of its boilerplate it would outlive the code that strips it."""
+def test_what_is_kept_is_what_was_served(collect: Collect, server: Server) -> None:
+    """A stripped text would be older than the code that strips it."""
     server.texts["/cache/epub/55/pg55.txt"] = f"{HEADER}Oz\n{FOOTER}"
-    shelf("gutenberg:55")
-    [kept] = shelf.kept.glob("*.txt")
+    collect("gutenberg:55")
+    [kept] = collect.kept.glob("*.txt")
     assert kept.read_text() == server.texts["/cache/epub/55/pg55.txt"]
 
 
-def test_requests_to_one_host_are_two_seconds_apart_even_after_a_refusal(shelf: Shelf, server: Server) -> None:
-    server.texts |= {"/a": "A\n", "/b": "B\n"}
-    with pytest.raises(ShelfError):
-        shelf(*(f"{server.url}{path}" for path in ("/a", "/none", "/b")))
-    assert server.asked == ["/a", "/none", "/b"]
-    assert len(shelf.waits) == 2
-    assert all(0 < wait <= 2 for wait in shelf.waits)
-
-
-def test_different_hosts_do_not_wait_for_each_other() -> None:
-    waits: list[float] = []
-    turn = Turns(sleep=waits.append)
-    for url in ("https://a.org/1", "https://b.org/1", "https://a.org:444/1"):
-        with turn(url):
-            assert waits == []
-
-
-# A bad one among them
-
-
-def test_bad_texts_are_all_named_and_the_good_ones_not_fetched_again(
-    shelf: Shelf, server: Server, tmp_path: Path
-) -> None:
-    shelf.to.write_text("old")
-    server.texts |= {"/a": "A\n", "/cut": HEADER + "Once\n", "/b": "B\n"}
-    good, bad = [f"{server.url}/a", f"{server.url}/b"], [f"{server.url}/none", f"{server.url}/cut"]
-    with pytest.raises(ShelfError) as refused:
-        shelf("ftp://example.org/a", good[0], *bad, "own*.txt", good[1])
-    assert refused.value.message == (
-        "4 of the 6 texts of data.source did not come:\n"
-        "  ftp://example.org/a: ftp:// is not supported\n"
-        f"  {bad[0]}: 404 Not Found: it has no such file: check the address, or the number of the book\n"
-        f"  {bad[1]}: it has a *** START OF line and no *** END OF, as when it was cut short\n"
-        f"  own*.txt: no such file, looked for from the folder {tmp_path}\n"
-        "Mend these in data.source, or leave them out, and run again: what else was fetched is kept in "
-        f"{shelf.kept}, and not asked for a second time."
-    )
-    assert server.asked == ["/a", "/none", "/cut", "/b"]
-    assert shelf.to.read_text() == "old"
-    server.texts["/none"] = "Now there\n"
-    server.texts["/cut"] = f"{HEADER}Once\n{FOOTER}"
-    assert shelf(good[0], *bad, good[1]) == "A\n\nNow there\n\nOnce\n\nB\n"
-    assert server.asked[4:] == ["/none", "/cut"]
-
-
-def test_what_is_kept_and_damaged_since_is_fetched_again(shelf: Shelf, server: Server) -> None:
+@pytest.mark.parametrize("damaged", [b"\0\0", b""])
+def test_what_is_kept_and_damaged_since_is_fetched_again(collect: Collect, server: Server, damaged: bytes) -> None:
     """It used to fail for good, with the blame on the address."""
     server.texts |= {"/a": "A\n", "/b": "B\n"}
     a, b = f"{server.url}/a", f"{server.url}/b"
-    shelf(a, b)
-    for kept in shelf.kept.glob("*.txt"):
-        kept.write_bytes(b"\0\0")
-    assert shelf(a, b) == "A\n\nB\n"
+    collect(a, b)
+    for kept in collect.kept.glob("*.txt"):
+        kept.write_bytes(damaged)
+    assert collect(a, b) == "A\n\nB\n"
     assert server.asked == ["/a", "/b"] * 2
 
 
-def test_host_that_turns_charlm_away_is_not_asked_for_the_next_text(shelf: Shelf, server: Server) -> None:
-    """It used to be asked for each, two seconds apart."""
-    server.texts |= {"/a": "A\n", "/b": "B\n"}
-    server.refused = "/a"
-    with pytest.raises(ShelfError) as refused:
-        shelf(*(f"{server.url}{path}" for path in ("/a", "/b")))
-    assert server.asked == ["/a"]
-    host = server.url.removeprefix("http://")
-    assert (
-        f"  {server.url}/a: 403 Forbidden: the site turns this program or this network away: " in refused.value.message
-    )
-    assert f"  {server.url}/b: not asked, as {host} turned charlm away a moment ago\n" in refused.value.message
-
-
-def test_host_that_fails_with_one_text_is_asked_for_the_next(shelf: Shelf, server: Server) -> None:
-    server.texts |= {"/a": "A\n", "/b": "B\n"}
-    server.refused, server.code = "/a", 500
-    with pytest.raises(ShelfError, match=r"^1 of the 2 texts"):
-        shelf(*(f"{server.url}{path}" for path in ("/a", "/b")))
-    assert server.asked == ["/a"] * 3 + ["/b"]
-
-
-def test_two_processes_ask_once_for_a_text(shelf: Shelf, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_ask_once_for_a_text(collect: Collect, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers of DVC's queue used to fetch all texts each, side by side."""
     server.texts |= {"/a": "A\n", "/b": "B\n"}
-    told: Queue[str] = Queue()
+    printed: Queue[str] = Queue()
     monkeypatch.setattr("charlm.text.collection._QUICK", 0.0)
-    monkeypatch.setattr("charlm.text.collection.click.echo", lambda message, **_: told.put(message))
-    shelf.kept.mkdir()
+    monkeypatch.setattr("charlm.text.collection.click.echo", lambda message, **_: printed.put(message))
+    collect.kept.mkdir()
     with ThreadPoolExecutor() as pool:
-        with FileLock(shelf.kept / ".lock"):
-            waiting = pool.submit(shelf, f"{server.url}/a", f"{server.url}/b")
-            assert told.get() == f"Another process fetches texts to {shelf.kept}; waiting until it is done."
+        with FileLock(collect.kept / ".lock"):
+            waiting = pool.submit(collect, f"{server.url}/a", f"{server.url}/b")
+            assert printed.get() == f"Another process fetches texts to {collect.kept}; waiting until it is done."
             assert server.asked == []
         assert waiting.result() == "A\n\nB\n"
+
+
+# No text
+
+
+def test_when_every_address_failed_each_is_listed_with_the_ways_out(
+    collect: Collect, server: Server, tmp_path: Path, nowhere: str
+) -> None:
+    path = "cache/epub/55/pg55.txt"
+    lines = collect.refused("gutenberg:55", mirror="empty", sites=[nowhere, server.url])
+    assert lines[:2] == [
+        "No text came for data.source gutenberg:55:",
+        f"  empty/{path}: No such file or directory, in the folder {tmp_path}",
+    ]
+    assert lines[2].startswith(f"  {nowhere}/{path}: no connection: ")
+    assert lines[3] == (
+        f"  {server.url}/{path}: 404 Not Found: there is no such file: check the address, or the number of the book"
+    )
+    assert lines[4:] == [
+        "Expected a Project Gutenberg page (https://www.gutenberg.org/ebooks/22566, or gutenberg:22566), the http(s) "
+        "address of a text, the path of a text file, a pattern of such paths (books/*.txt), or a list of these.",
+        "Ways out:",
+        "  use a mirror, a base URL or a folder with cache/epub/<number>/pg<number>.txt in it:",
+        "    CHARLM_GUTENBERG_MIRROR=<URL or folder> dvc repro",
+        "  use a file with the text alone (and -S data.sha256=null if it is not the pinned text):",
+        "    dvc exp run -S data.source=<path>",
+        "  use the tale that comes with charlm:",
+        "    dvc exp run -S data.source=tests/tale.txt -S data.sha256=null",
+    ]
+
+
+def test_bad_texts_are_all_listed_and_the_good_ones_not_fetched_again(
+    collect: Collect, server: Server, tmp_path: Path
+) -> None:
+    server.texts |= {"/a": "A\n", "/cut": HEADER + "Once\n", "/b": "B\n"}
+    (tmp_path / "folder").mkdir()
+    good, bad = [f"{server.url}/a", f"{server.url}/b"], [f"{server.url}/none", f"{server.url}/cut"]
+    local = ["own*.txt", f"{tmp_path}/own.txt", "folder"]
+    lines = collect.refused("ftp://example.org/a", good[0], *bad, *local, good[1], good[1], bad[0])
+    assert lines[:7] == [
+        "No text came for 6 of the 8 sources in data.source:",
+        "  ftp://example.org/a: ftp:// is not supported",
+        f"  {bad[0]}: 404 Not Found: there is no such file: check the address, or the number of the book",
+        f"  {bad[1]}: it has a *** START OF line and no *** END OF, as when it was cut short",
+        f"  own*.txt: No such file or directory, in the folder {tmp_path}",
+        f"  {tmp_path}/own.txt: No such file or directory",
+        f"  folder: Is a directory, in the folder {tmp_path}",
+    ]
+    assert lines[8:] == [
+        "Ways out:",
+        f"  fix these sources, or remove them (what was fetched is kept in {collect.kept} and not fetched again):",
+        "    dvc repro",
+        "  use the tale that comes with charlm:",
+        "    dvc exp run -S data.source=tests/tale.txt -S data.sha256=null",
+    ]
+    assert server.asked == ["/a", "/none", "/cut", "/b", "/none"]
+    server.texts["/none"] = "Now there\n"
+    server.texts["/cut"] = f"{HEADER}Once\n{FOOTER}"
+    assert collect(good[0], *bad, good[1]) == "A\n\nNow there\n\nOnce\n\nB\n"
+    assert server.asked[5:] == ["/none", "/cut"]
 
 
 # What is shown
@@ -324,7 +480,7 @@ def test_two_processes_ask_once_for_a_text(shelf: Shelf, server: Server, monkeyp
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """A function that has every look at the shelf's clock take so many seconds."""
+    """A function that lets every reading of the clock take so many seconds."""
 
     def slow(seconds: float) -> None:
         ticks = count()
@@ -335,7 +491,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 @pytest.mark.parametrize(("terminal", "seconds", "shown"), [("1", 3, True), ("1", 0.1, False), ("0", 3, False)])
 def test_a_terminal_shows_a_bar_over_the_texts_when_they_take_long(
-    shelf: Shelf,
+    collect: Collect,
     tmp_path: Path,
     slow: Callable[[float], None],
     capfd: pytest.CaptureFixture[str],
@@ -349,7 +505,7 @@ def test_a_terminal_shows_a_bar_over_the_texts_when_they_take_long(
     monkeypatch.setenv("COLUMNS", "100")
     (tmp_path / "a.txt").write_text("A\n")
     slow(seconds)
-    shelf("a.txt", "a.txt", "a.txt")
+    collect("a.txt", "a.txt", "a.txt")
     out, err = capfd.readouterr()
     assert out == ""
     assert bool(re.search(r"a\.txt .*2/3", err)) == shown

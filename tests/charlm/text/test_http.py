@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.text.http import BusyError, Limits, RefusedError, download, pause, redirect, retry_after
+from charlm.errors import RefusedError
+from charlm.text.http import BusyError, Client, Limits, pause, redirect, retry_after
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -26,7 +27,7 @@ TEXT = b"Once there was a text.\n" * 40
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server answers: `length` is the announced one, and it may stall before or within the body."""
+    """What the server answers: it announces `length` bytes, and may stall before or within the body."""
 
     status: int = 200
     body: bytes = TEXT
@@ -36,7 +37,7 @@ class Reply:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each path with its replies in turn, the last one for good."""
+    """Answers each path with its replies one after the other, and with the last one from then on."""
 
     daemon_threads = False  # so that closing the server waits for every answer
 
@@ -49,7 +50,7 @@ class Server(ThreadingHTTPServer):
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_port}{path}"
 
-    def serve(self, path: str, *replies: Reply) -> str:
+    def put(self, path: str, *replies: Reply) -> str:
         self.replies[path] = list(replies)
         return self.url(path)
 
@@ -88,7 +89,7 @@ def server(serving: Callable[..., Any]) -> Iterator[Server]:
 
 
 class Fetched:
-    """Downloads into a folder of its own and keeps count of the waits, which take no time."""
+    """Downloads into its own folder and lists the waits, which take no time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -96,7 +97,7 @@ class Fetched:
 
     def __call__(self, url: str, limits: Limits | None = None) -> bytes:
         to = self.folder / "book"
-        download(url, to, limits=limits or Limits(), sleep=self.waits.append)
+        Client(limits, sleep=self.waits.append).download(url, to)
         return to.read_bytes()
 
     def refused(self, url: str, limits: Limits | None = None) -> str:
@@ -114,7 +115,7 @@ def fetched(tmp_path: Path) -> Fetched:
 
 
 def test_one_request_that_names_the_project_brings_the_bytes(server: Server, fetched: Fetched) -> None:
-    assert fetched(server.serve("/book", Reply())) == TEXT
+    assert fetched(server.put("/book", Reply())) == TEXT
     [(method, path, agent)] = server.requests
     assert (method, path) == ("GET", "/book")
     assert agent.startswith(f"charlm/{version('charlm')} ")
@@ -123,7 +124,7 @@ def test_one_request_that_names_the_project_brings_the_bytes(server: Server, fet
 def test_nothing_is_printed_without_a_terminal(
     server: Server, fetched: Fetched, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    fetched(server.serve("/book", Reply()))
+    fetched(server.put("/book", Reply()))
     assert capfd.readouterr() == ("", "")
 
 
@@ -132,7 +133,7 @@ def test_a_terminal_shows_a_bar_on_stderr_alone(
 ) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("COLUMNS", "100")
-    fetched(server.serve("/book", Reply()))
+    fetched(server.put("/book", Reply()))
     shown = capfd.readouterr()
     assert shown.out == ""
     assert "127.0.0.1" in shown.err
@@ -141,24 +142,24 @@ def test_a_terminal_shows_a_bar_on_stderr_alone(
 
 def test_a_compressed_body_is_unpacked(server: Server, fetched: Fetched) -> None:
     packed = Reply(body=gzip.compress(TEXT), headers={"Content-Encoding": "gzip"})
-    assert fetched(server.serve("/book", packed)) == TEXT
+    assert fetched(server.put("/book", packed)) == TEXT
 
 
 def test_redirects_are_followed(server: Server, fetched: Fetched) -> None:
-    server.serve("/shelf/new", Reply())
-    server.serve("/shelf/old", Reply(301, b"moved", {"Location": "new"}))
-    assert fetched(server.serve("/", Reply(302, b"", {"Location": "/shelf/old"}))) == TEXT
-    assert [path for _, path, _ in server.requests] == ["/", "/shelf/old", "/shelf/new"]
+    server.put("/books/new", Reply())
+    server.put("/books/old", Reply(301, b"moved", {"Location": "new"}))
+    assert fetched(server.put("/", Reply(302, b"", {"Location": "/books/old"}))) == TEXT
+    assert [path for _, path, _ in server.requests] == ["/", "/books/old", "/books/new"]
 
 
-def test_a_circle_of_redirects_is_left(server: Server, fetched: Fetched) -> None:
-    url = server.serve("/round", Reply(302, b"", {"Location": "/round"}))
+def test_a_circle_of_redirects_is_refused(server: Server, fetched: Fetched) -> None:
+    url = server.put("/round", Reply(302, b"", {"Location": "/round"}))
     assert fetched.refused(url) == f"more than 5 redirects, the last one to {url}"
     assert len(server.requests) == 6
 
 
 def test_a_redirect_off_the_web_is_refused(server: Server, fetched: Fetched) -> None:
-    url = server.serve("/", Reply(302, b"", {"Location": "file:///etc/hostname"}))
+    url = server.put("/", Reply(302, b"", {"Location": "file:///etc/hostname"}))
     assert fetched.refused(url) == "redirects to file:///etc/hostname, which is neither http nor https"
 
 
@@ -196,7 +197,7 @@ def test_no_location_leads_off_https(location: str) -> None:
             Reply(403),
             "403 Forbidden: the site turns this program or this network away: wait, or use another copy",
         ),
-        (Reply(404), "404 Not Found: it has no such file: check the address, or the number of the book"),
+        (Reply(404), "404 Not Found: there is no such file: check the address, or the number of the book"),
         (Reply(206), "206 Partial Content: expected 200 and a text"),
         (Reply(body=b""), "200 OK, and an empty body"),
     ],
@@ -204,7 +205,7 @@ def test_no_location_leads_off_https(location: str) -> None:
 def test_an_answer_that_is_no_text_is_refused_at_once(
     server: Server, fetched: Fetched, reply: Reply, message: str
 ) -> None:
-    assert fetched.refused(server.serve("/book", reply)) == message
+    assert fetched.refused(server.put("/book", reply)) == message
     assert (len(server.requests), fetched.waits) == (1, [])
 
 
@@ -220,50 +221,31 @@ def test_an_answer_that_is_no_text_is_refused_at_once(
     ],
 )
 def test_an_html_page_is_not_taken_for_a_text(server: Server, fetched: Fetched, reply: Reply, title: str) -> None:
-    assert fetched.refused(server.serve("/book", reply)) == (
-        f"an HTML page{title} in place of a text, perhaps a captcha or an error: look at it in a browser"
+    assert fetched.refused(server.put("/book", reply)) == (
+        f"an HTML page{title} instead of a text, perhaps a captcha or an error: look at it in a browser"
     )
 
 
 def test_a_text_that_speaks_of_html_is_a_text(server: Server, fetched: Fetched) -> None:
     text = b"In the beginning was <html>.\n"
-    assert fetched(server.serve("/book", Reply(body=text, headers={"Content-Type": "text/plain"}))) == text
+    assert fetched(server.put("/book", Reply(body=text, headers={"Content-Type": "text/plain"}))) == text
 
 
 def test_a_body_cut_short_is_refused(server: Server, fetched: Fetched) -> None:
-    message = fetched.refused(server.serve("/book", Reply(length=len(TEXT) + 1)))
+    message = fetched.refused(server.put("/book", Reply(length=len(TEXT) + 1)))
     assert message.startswith("the answer was cut short: ")
     assert f"received {len(TEXT)} bytes, expected {len(TEXT) + 1}" in message
 
 
 def test_a_damaged_compressed_body_is_refused(server: Server, fetched: Fetched) -> None:
-    message = fetched.refused(server.serve("/book", Reply(headers={"Content-Encoding": "gzip"})))
+    message = fetched.refused(server.put("/book", Reply(headers={"Content-Encoding": "gzip"})))
     assert message.startswith("no usable answer: DecodingError: ")
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        pytest.param(Reply(body=b"", length=len(TEXT), stalls="within"), id="announced"),
-        pytest.param(Reply(body=gzip.compress(TEXT), headers={"Content-Encoding": "gzip"}), id="unpacked"),
-    ],
-)
-def test_more_than_the_limit_is_refused(server: Server, fetched: Fetched, reply: Reply) -> None:
-    """A server that announces too much is left at once: this one would stall, which reads otherwise."""
-    limits = Limits(size=len(TEXT) - 1, read=0.2)
-    assert fetched.refused(server.serve("/book", reply), limits) == (
-        "more than 919 bytes, the limit for a text: save it yourself, give its path"
-    )
-
-
-def test_a_text_of_just_the_limit_is_taken(server: Server, fetched: Fetched) -> None:
-    assert fetched(server.serve("/book", Reply()), Limits(size=len(TEXT))) == TEXT
 
 
 def test_a_busy_server_is_asked_again_after_two_seconds(
     server: Server, fetched: Fetched, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    url = server.serve("/book", Reply(503, b"later"), Reply())
+    url = server.put("/book", Reply(503, b"later"), Reply())
     assert fetched(url) == TEXT
     assert fetched.waits == [2.0]
     assert capfd.readouterr() == ("", f"{url}: 503 Service Unavailable; trying again in 2 s\n")
@@ -271,13 +253,13 @@ def test_a_busy_server_is_asked_again_after_two_seconds(
 
 @pytest.mark.parametrize(("asked", "waited"), [("7", 7.0), ("0", 2.0), ("soon", 2.0), ("60", 60.0)])
 def test_retry_after_is_waited_for(server: Server, fetched: Fetched, asked: str, waited: float) -> None:
-    url = server.serve("/book", Reply(429, b"", {"Retry-After": asked}), Reply())
+    url = server.put("/book", Reply(429, b"", {"Retry-After": asked}), Reply())
     assert fetched(url) == TEXT
     assert fetched.waits == [waited]
 
 
 def test_a_server_that_asks_for_an_hour_is_left_alone(server: Server, fetched: Fetched) -> None:
-    url = server.serve("/book", Reply(429, b"", {"Retry-After": "3600"}))
+    url = server.put("/book", Reply(429, b"", {"Retry-After": "3600"}))
     assert fetched.refused(url) == (
         "429 Too Many Requests, and it asks for 3600 s, more than the 60 s charlm waits: try again later"
     )
@@ -285,7 +267,7 @@ def test_a_server_that_asks_for_an_hour_is_left_alone(server: Server, fetched: F
 
 
 def test_a_server_that_stays_busy_is_given_up_after_three_attempts(server: Server, fetched: Fetched) -> None:
-    url = server.serve("/book", Reply(503, b"later"))
+    url = server.put("/book", Reply(503, b"later"))
     assert fetched.refused(url) == "503 Service Unavailable, 3 times in a row: try again later"
     assert (len(server.requests), fetched.waits) == (3, [2.0, 4.0])
 
@@ -293,12 +275,12 @@ def test_a_server_that_stays_busy_is_given_up_after_three_attempts(server: Serve
 @pytest.mark.parametrize("where", ["before", "within"])
 def test_a_stall_is_tried_again_from_the_start(server: Server, fetched: Fetched, where: str) -> None:
     stalled = Reply(body=b"old bytes", length=len(TEXT), stalls=where)
-    assert fetched(server.serve("/book", stalled, Reply()), Limits(read=0.2)) == TEXT
+    assert fetched(server.put("/book", stalled, Reply()), Limits(read=0.2)) == TEXT
     assert fetched.waits == [2.0]
 
 
 def test_a_server_that_stalls_for_good_is_given_up(server: Server, fetched: Fetched) -> None:
-    url = server.serve("/book", Reply(stalls="before"))
+    url = server.put("/book", Reply(stalls="before"))
     limits = Limits(read=0.1, attempts=2)
     assert fetched.refused(url, limits) == "connected, then nothing for 0.1 s, 2 times in a row: try again later"
 
@@ -311,7 +293,7 @@ def test_a_closed_port_is_refused_at_once(fetched: Fetched) -> None:
 
 
 def test_a_server_without_tls_is_refused_at_once_over_https(server: Server, fetched: Fetched) -> None:
-    url = server.serve("/book", Reply()).replace("http://", "https://")
+    url = server.put("/book", Reply()).replace("http://", "https://")
     assert fetched.refused(url).startswith("no connection: ")
     assert (server.requests, fetched.waits) == ([], [])
 
@@ -330,18 +312,71 @@ def test_packets_that_vanish_are_waited_for_once(fetched: Fetched) -> None:
 
 
 def test_a_name_server_that_never_answers_is_waited_for_once(fetched: Fetched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lookup of a name knows no time limit: with packets that vanish it took 20 s an address."""
+    """The lookup of a name has no time limit: with packets that vanish it took 20 s for each address."""
     answered = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: answered.wait(10))
     message = fetched.refused("http://gutenberg.invalid/book", Limits(connect=0.1))
     answered.set()
-    assert message == "no connection: no name server told within 0.1 s where gutenberg.invalid is"
+    assert message == "no connection: the name server did not answer for gutenberg.invalid within 0.1 s"
     assert fetched.waits == []
 
 
 @pytest.mark.parametrize("url", ["http://[::1/", "ftp://127.0.0.1/book", "http://127.0.0.1/\x01"])
 def test_an_address_that_cannot_be_asked_is_refused(fetched: Fetched, url: str) -> None:
     assert fetched.refused(url).startswith("no usable answer: ")
+
+
+# Several downloads
+
+
+def test_requests_to_one_host_are_two_seconds_apart_even_after_a_refusal(server: Server, tmp_path: Path) -> None:
+    waits: list[float] = []
+    client = Client(sleep=waits.append)
+    client.download(server.put("/a", Reply()), tmp_path / "a")
+    with pytest.raises(RefusedError):
+        client.download(server.put("/none", Reply(404)), tmp_path / "none")
+    client.download(server.put("/b", Reply()), tmp_path / "b")
+    assert len(waits) == 2
+    assert all(1 < wait <= 2 for wait in waits)
+
+
+def test_different_hosts_do_not_wait_for_each_other(
+    server: Server, serving: Callable[..., Any], tmp_path: Path
+) -> None:
+    waits: list[float] = []
+    client = Client(sleep=waits.append)
+    with Server() as other, serving(other):
+        for host in (server, other):
+            client.download(host.put("/book", Reply()), tmp_path / "book")
+    assert waits == []
+
+
+@pytest.mark.parametrize("reply", [Reply(403), Reply(429), Reply(503), Reply(429, headers={"Retry-After": "3600"})])
+def test_a_host_that_turns_charlm_away_is_not_asked_for_the_next_text(
+    server: Server, tmp_path: Path, reply: Reply
+) -> None:
+    """It used to be asked for each, two seconds apart."""
+    client = Client(sleep=lambda _: None)
+    with pytest.raises(RefusedError):
+        client.download(server.put("/a", reply), tmp_path / "a")
+    asked = len(server.requests)
+    with pytest.raises(RefusedError) as refused:
+        client.download(server.put("/b", Reply()), tmp_path / "b")
+    host = server.url("").removeprefix("http://")
+    assert refused.value.message == f"not asked, because {host} turned charlm away a moment ago"
+    assert len(server.requests) == asked
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_a_host_that_fails_with_one_text_is_asked_for_the_next(server: Server, tmp_path: Path, status: int) -> None:
+    client = Client(sleep=lambda _: None)
+    with pytest.raises(RefusedError):
+        client.download(server.put("/a", Reply(status)), tmp_path / "a")
+    client.download(server.put("/b", Reply()), tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == TEXT
+
+
+# What Retry-After says
 
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -377,10 +412,10 @@ def test_a_pause_is_never_shorter_than_two_seconds_or_what_was_asked(attempt: in
 
 
 @pytest.mark.parametrize(("name", "value"), [("ALL_PROXY", "socks5://127.0.0.1:9"), ("SSL_CERT_FILE", "/nowhere.pem")])
-def test_settings_that_no_client_can_be_made_of_are_a_refusal(
+def test_settings_that_no_client_accepts_are_a_refusal(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
 ) -> None:
-    """They were a traceback: the client was made outside of what turns its faults into messages."""
+    """They used to be a traceback: the client was created outside the block that turns its faults into messages."""
     monkeypatch.setenv(name, value)
     with pytest.raises(RefusedError, match="no usable answer: "):
-        download("https://127.0.0.1:9/book", tmp_path / "book")
+        Client().download("https://127.0.0.1:9/book", tmp_path / "book")
