@@ -31,8 +31,8 @@ class BigramLanguageModel(LanguageModel):
     def loss_and_gradients(self, contexts: Tensor, targets: Tensor, seed: int = 0) -> tuple[Tensor, list[Tensor]]:  # noqa: ARG002 it drops out nothing
         """The loss of `contexts` and `targets`, both (B, T), and its gradient by the table, from the counts of pairs.
 
-        The gradient of a row is (how often it occurs × its softmax - its counts) / (B × T), so a large table is read
-        only where it occurs.
+        The gradient of a row is (how often it occurs × its softmax - its counts) / (B × T). Of a large table only the
+        rows that occur are computed.
         """
         table, size = self.token_embedding_table.weight, self.vocabulary_size
         rows, index, count = slice(None), contexts, size

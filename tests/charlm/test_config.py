@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from charlm.config import (
-    MODELS,
     DataParams,
     Params,
     ParamsError,
@@ -191,7 +190,8 @@ def test_all_mistakes_are_told_at_once_and_by_their_keys() -> None:
         "  train.device: found 'gpu', expected 'auto', 'cpu', 'cuda' or 'mps'\n"
         "  train.batchsize: unknown key; did you mean batch_size?\n"
         "  train.momentum: unknown key; known here: seed, block_size, batch_size, "
-        "gradient_accumulation_steps, max_iters, optimizer, learning_rate, muon_learning_rate, beta2, weight_decay, warmup_iters, schedule, grad_clip, "
+        "gradient_accumulation_steps, max_iters, optimizer, learning_rate, muon_learning_rate, beta2, weight_decay, "
+        "warmup_iters, schedule, grad_clip, "
         "eval_interval, eval_iters, device, dtype\n"
         "  sample.seed: found -1, expected greater than or equal to 0\n"
         "  sample.temperature: found 0, expected greater than 0\n"
@@ -389,6 +389,8 @@ SOURCES = st.lists(TEXTS, min_size=1)
             schedule=st.sampled_from(["constant", "cosine", "linear"]),
             grad_clip=st.none() | st.floats(0.1, 9),
             learning_rate=st.floats(min_value=0, exclude_min=True, allow_infinity=False, allow_subnormal=False),
+            muon_learning_rate=st.floats(0.001, 9),
+            beta2=st.floats(0.001, 0.999),
             weight_decay=st.floats(0, 10),
             device=st.just("cpu"),
             dtype=st.just("float64"),
