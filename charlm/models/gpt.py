@@ -47,17 +47,13 @@ class GPT(LanguageModel):
         """Those of the blocks, which have no other parameters."""
         return list(self.blocks.parameters())
 
-    def logits(self, index: Tensor) -> Tensor:
-        """Logits (B, T, V) of the character after each of `index` (B, T)."""
-        return self.continued(index)[0]
-
     def continued(self, index: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """Logits (B, T, V) of `index` (B, T), the characters after those in `cache`; and the cache with them."""
         before, memories = cache or (index[:, :0], [None] * len(self.blocks))
         start, end = before.shape[1], before.shape[1] + index.shape[1]
         index = torch.cat([before, index], dim=1)  # (B, S + T)
-        x = self.embed(index[:, max(0, start + 1 - len(self.embeddings)) :])[:, start - end :]  # (B, T, C)
-        x = self.dropout(norm(x))
+        recent = index[:, max(0, start + 1 - len(self.embeddings)) :]
+        x = self.dropout(norm(self.embed(recent)[:, start - end :]))  # (B, T, C)
         rotation = rotations(start, end, self.head_size, x)
         memories = list(memories)
         for number, block in enumerate(self.blocks):
