@@ -52,8 +52,8 @@ def train(
     def estimate(split: Split) -> float:
         return model.estimated_loss(split, settings.batch_size, settings.eval_iters)
 
-    yield point(0, estimate, None)
     update = optimizer(list(model.parameters()), model.hidden_matrices(), settings)
+    yield point(0, estimate, None)
     windows = splits[0].random_windows(settings.batch_size, settings.block_size, rng)
     batch_losses = _steps(model, windows, settings, update, processes)
     for step, batch_loss in enumerate(batch_losses, start=1):
@@ -73,7 +73,7 @@ def _steps(
 ) -> Iterator[float]:
     """Make max_iters steps; yield the loss of each one's batch before its update."""
     device = next(model.parameters()).device
-    # Each micro-batch has a seed of its own: what is dropped out depends on no other one, nor on who computes it.
+    # One seed for each micro-batch: dropout depends neither on the others nor on the process that computes it.
     seeded = zip(windows, count(int(generator(settings.seed, "dropout").integers(2**32))), strict=False)
     for step in range(1, settings.max_iters + 1):
         micro_batches = list(islice(seeded, settings.gradient_accumulation_steps))  # of shape (B, T + 1)

@@ -1,4 +1,4 @@
-"""What holds for every model of the registry: one table of tests, whatever is inside."""
+"""What every model of the registry does: one table of tests for all of them."""
 
 import math
 from collections.abc import Iterator
