@@ -22,7 +22,7 @@ from benchmarks.scale import QUICK, Scale
 from charlm.config import project_root
 from charlm.files import atomic_write, write_text
 from charlm.provenance import repository
-from charlm.provenance.code import Environment
+from charlm.provenance.environment import Environment
 
 if TYPE_CHECKING:
     from benchmarks.comparison import Comparison, Result

@@ -1,23 +1,24 @@
 """A finished run in words: for the terminal (`python -m charlm.summary`) and, in Markdown, for MLflow."""
 
 from collections.abc import Mapping
-from typing import Any
 
-from charlm.config import load_params, project_root, short_source
-from charlm.results import Results
+from charlm.config import PARAMS_FILE, Params, load_params, project_root, short_source
+from charlm.results import Metrics, Results
+from charlm.text.references import MAX_CHARACTERS
 
 EXPLANATIONS = {
     "uniform": "every character equally likely",
-    "unigram": "how often each character stands in the train split",
+    "unigram": "how often each character occurs in the train split",
     "bigram_counts": "counted pairs of the train split",
     "bigram_floor": "no bigram's train loss can go below",
     "kneser_ney": "counts of up to six characters, smoothed: what a network has to beat",
 }
-"""What each reference of metrics.json stands for."""
+"""What each reference of metrics.json means."""
+NOT_COUNTED = f"kneser_ney: not counted for texts over {MAX_CHARACTERS // 10**6} million characters"
 _SAMPLE_LINES = 10
 
 
-def rows(metrics: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float, str]]:
+def rows(metrics: Metrics) -> list[tuple[str, float, str]]:
     """Name, loss in nats per character and meaning: the model's two losses and the references, worst first."""
     model = [
         (f"{split} loss", metrics[split]["loss"], f"this model, whole {split} split") for split in ("train", "test")
@@ -26,44 +27,45 @@ def rows(metrics: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float, s
     return sorted(model + references, key=lambda row: -row[1])
 
 
+def notes(references: Mapping[str, float]) -> str:
+    """Why a reference is absent, as a paragraph; nothing if all are there."""
+    return "" if "kneser_ney" in references else f"{NOT_COUNTED}\n\n"
+
+
 def sample_lines(text: str) -> str:
-    """The first lines of a sample that hold anything."""
+    """The first lines of a sample that are not blank."""
     return "\n".join([line for line in text.split("\n") if line.strip()][:_SAMPLE_LINES])
 
 
-def markdown(results: Results, params: Mapping[str, Any]) -> str:
+def markdown(results: Results, params: Params) -> str:
     """The description of a run: what was trained, on which text, and how well."""
     metrics = results.read_metrics()
+    test = metrics["test"]
     table = "\n".join(f"| {name} | {loss:.4f} | {meaning} |" for name, loss, meaning in rows(metrics))
-    test, source = (
-        metrics["test"],
-        short_source(params["data.source"] if isinstance(params["data.source"], list) else [params["data.source"]]),
-    )
     return (
-        f"**{params['model.name']}** on {source}: test loss **{test['loss']:.4f}** nats per character "
-        f"({test['bits_per_char']:.4f} bits, perplexity {test['perplexity']:.2f}).\n\n"
-        f"| | nats per character | |\n|---|---|---|\n{table}\n\n"
-        "The beginning of samples/trained.txt:\n\n"
-        f"```\n{sample_lines(results.samples[1].read_text(encoding='utf-8'))}\n```\n"
+        f"**{params.model.name}** on {short_source(params.data.source)}: test loss **{test['loss']:.4f}** nats per "
+        f"character ({test['bits_per_char']:.4f} bits, perplexity {test['perplexity']:.2f}).\n\n"
+        f"| | nats per character | |\n|---|---|---|\n{table}\n\n{notes(metrics['reference'])}"
+        f"The beginning of samples/trained.txt:\n\n```\n{sample_lines(results.read_sample())}\n```\n"
     )
 
 
 def main() -> None:
-    """Print the result that stands below data/."""
+    """Print the result under data/."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    params = load_params(project_root() / "params.yaml")
-    results = Results(project_root() / "data")
-    console = Console(highlight=False, emoji=False)
-    table = Table(
-        "", "nats per character", "", title=escape(f"{params.model.name} on {short_source(params.data.source)}")
-    )
-    for name, loss, meaning in rows(results.read_metrics()):
+    params, results = load_params(project_root() / PARAMS_FILE), Results(project_root() / "data")
+    metrics = results.read_metrics()
+    title = f"{params.model.name} on {short_source(params.data.source)}"
+    table = Table("", "nats per character", "", title=escape(title))
+    for name, loss, meaning in rows(metrics):
         table.add_row(name, f"{loss:.4f}", meaning, style="bold" if name == "test loss" else None)
+    console = Console(highlight=False, emoji=False)
     console.print(table)
-    console.print(sample_lines(results.samples[1].read_text(encoding="utf-8")), style="dim", markup=False)
+    console.print(notes(metrics["reference"]), end="")
+    console.print(sample_lines(results.read_sample()), style="dim", markup=False)
     console.print(
         "\nFiles: data/, one folder a stage; the checkpoint is data/train/model.safetensors"
         "\nRuns:  . .venv/bin/activate, then `charlm ui`"

@@ -14,14 +14,14 @@ from typing import Any
 
 import hypothesis
 import pytest
+import torch
 from filelock import FileLock
 from ruamel.yaml import YAML
 
 from charlm.files import sha256
 from charlm.models import checkpoint
 from charlm.text.vocabulary import Vocabulary
-from charlm.tracking.logged_model import Trained
-from charlm.tracking.record import Content, Part
+from charlm.tracking.content import Content, DatasetSplit
 from charlm.training.history import Point
 from tests.models_for_tests import bigram
 
@@ -51,6 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
         config.option.basetemp = Path(tempfile.mkdtemp(prefix="charlm-tests-", dir=MEMORY))
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+    torch.set_num_threads(1)  # the tests run in parallel as it is
     hypothesis.settings.register_profile(
         "charlm",
         deadline=None,  # it would assert a timing
@@ -63,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "GIT_CONFIG_GLOBAL": os.devnull,
-        "OMP_NUM_THREADS": "1",  # the tests run in parallel as it is
+        "OMP_NUM_THREADS": "1",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
     for role in ("AUTHOR", "COMMITTER"):
@@ -204,6 +205,7 @@ def project(finished_project: Path, empty_store: Path, tmp_path: Path) -> Path:
 POINTS = [Point(0, 3.0, 3.1, None), Point(10, 2.0, 2.1, 2.05), Point(15, 1.5, 1.6, 1.55)]
 PARAMS = {
     "data.source": "a.txt",
+    "model.name": "bigram",
     "train.seed": 1,
     "train.max_iters": 15,
     "sample.prompt": "a",
@@ -215,7 +217,7 @@ PARAMS = {
 
 @pytest.fixture
 def content(tmp_path: Path) -> Callable[..., Content]:
-    """A function that makes what a run holds, of a real checkpoint; `changes` are other fields than the usual."""
+    """A function that makes the content of a run with a real checkpoint; `changes` are fields that differ."""
     vocabulary = Vocabulary("abc")
     files = {"checkpoint": tmp_path / "model.safetensors", "vocabulary": tmp_path / "vocabulary.json"}
     checkpoint.save(files["checkpoint"], bigram(3), "bigram", {}, vocabulary)
@@ -228,15 +230,15 @@ def content(tmp_path: Path) -> Callable[..., Content]:
             "params": PARAMS,
             "points": POINTS,
             "metrics": {"perplexity/test": 4.9},
-            "levels": {"reference/uniform": 4.4},
-            "source": "a.txt",
-            "parts": [Part("train", "c" * 64, "d" * 64), Part("test", "e" * 64, "d" * 64)],
+            "references": {"reference/uniform": 4.4},
+            "sources": ["a.txt"],
+            "splits": [DatasetSplit("train", "c" * 64, "d" * 64), DatasetSplit("test", "e" * 64, "d" * 64)],
             "files": {},
-            "trained": Trained(files["checkpoint"], files["vocabulary"], "abc"),
             "texts": {},
             "figures": {},
-            "note": "A note",
+            "description": "A note",
+            "example": "abc",
         }
-        return Content(**usual | changes)
+        return Content(**usual | files | changes)
 
     return make

@@ -31,10 +31,12 @@ from mlflow.entities import Run as MlflowRun
 from ruamel.yaml import YAML
 
 from charlm.cli import main
+from charlm.errors import CharlmError
 from charlm.provenance.code import Origin
+from charlm.tracking.content import Content
 from charlm.tracking.live import live_run
-from charlm.tracking.record import Content, record
-from charlm.tracking.store import Store, TrackingError
+from charlm.tracking.record import record
+from charlm.tracking.store import Store
 from charlm.training.history import from_csv
 
 pytestmark = pytest.mark.xdist_group("one PostgreSQL and its server")
@@ -339,7 +341,7 @@ def assert_complete(team: Team, run: MlflowRun, checkout: Path, folder: Path) ->
         assert course(team, run, key) == [(step, value) for step, value in values if value is not None]
     for key in ("perplexity/test", "bits_per_char/train"):
         assert len(course(team, run, key)) == 1
-    assert len(run.data.params) == 17
+    assert len(run.data.params) == 22
     assert len(run.inputs.dataset_inputs) == 2
     assert "nats per character" in run.data.tags["mlflow.note.content"]
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
@@ -360,7 +362,7 @@ def recorded(folder: Path, whole: Content) -> list[str]:
 
 def assert_holds_content(team: Team, run: MlflowRun) -> None:
     assert run.info.status == "FINISHED"
-    assert (len(run.data.params), run.data.params["train.seed"]) == (7, "1")
+    assert (len(run.data.params), run.data.params["train.seed"]) == (8, "1")
     assert course(team, run, "loss/train") == [(0, 3.0), (10, 2.0), (15, 1.5)]
     assert course(team, run, "loss/test") == [(0, 3.1), (10, 2.1), (15, 1.6)]
     assert course(team, run, "loss/batch") == [(10, 2.05), (15, 1.55)]
@@ -450,7 +452,7 @@ def test_champion_is_promoted_and_asked_by_whoever_may(
     assert charlm(*generate, "--model", "models:/charlm@champion") == charlm(*generate)
     MlflowClient(team.address).delete_registered_model_alias("charlm", "champion")
     log_in(team.user("bob", experiment))
-    assert "Have its owner or an administrator let bob write to the registered model charlm" in charlm("promote")
+    assert "Ask its owner or an administrator to let bob write to the registered model charlm" in charlm("promote")
     team.on_the_server(block("registered_model"), PYTHON)
     assert "is version 1 of the model charlm and now the champion" in charlm("promote")
 
@@ -460,7 +462,7 @@ def test_champion_is_promoted_and_asked_by_whoever_may(
 
 def refusal(root: Path) -> str:
     """What a training is told that may not log; it does not begin."""
-    with pytest.raises(TrackingError) as told, live_run(root, {"train.seed": 1}, warn=print):
+    with pytest.raises(CharlmError) as told, live_run(root, {"train.seed": 1}, warn=print):
         pytest.fail("it trained")
     assert told.value.message.startswith(f"MLflow cannot use its store {os.environ['MLFLOW_TRACKING_URI']}: ")
     assert "CHARLM_TRACKING=off" in told.value.message
@@ -482,7 +484,7 @@ def test_missing_permission_is_told_before_training(team: Team, log_in: LogIn, e
     log_in(team.user("bob", experiment))
     told = refusal(here)
     assert "Permission denied" in told
-    assert f"Have its owner or an administrator let bob write to the experiment {experiment}." in told
+    assert f"Ask its owner or an administrator to let bob write to the experiment {experiment}." in told
     assert runs(team, experiment) == []
 
 
@@ -490,7 +492,7 @@ def test_name_that_the_server_does_not_answer_to_is_told_before_training(team: T
     log_in(team.user("ann", address=f"http://localhost:{team.port}"))
     told = refusal(here)
     assert "Invalid Host header" in told
-    assert "Have its administrator add localhost" in told
+    assert "Ask its administrator to add localhost" in told
 
 
 def test_only_the_page_s_own_web_address_may_write(team: Team) -> None:
@@ -559,7 +561,7 @@ def test_every_point_of_a_training_on_a_bad_line_is_there_once(
     with live_run(here, {"train.seed": 1}, warn=print) as run:
         for point in whole.points:
             run.log(point, None)
-        run.finish(whole.trained.checkpoint)
+        run.finish(whole.checkpoint)
     recorded(here, whole)
     [held] = runs(team, experiment)
     assert held.data.tags["charlm.origin"] == "trained"
@@ -577,7 +579,7 @@ def test_record_cut_short_anywhere_is_finished_by_the_next(
     log_in(team.user("ann", experiment, line.address) | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"})
     for cut in count(1):
         line.decide(partial(lambda cut, number: Fate.ARRIVES if number < cut else fate, cut))
-        with suppress(TrackingError):
+        with suppress(CharlmError):
             recorded(here, whole)
             break
     assert cut > 10
@@ -609,7 +611,7 @@ def test_run_whose_receipt_is_lost_is_not_opened_a_second_time(
     log_in(team.user("ann", experiment, line.address))
     Store(here)
     line.decide(once(Fate.ANSWER_LOST, 1), "runs/create")
-    with suppress(TrackingError):
+    with suppress(CharlmError):
         recorded(here, whole)
     recorded(here, whole)
     [held] = runs(team, experiment)

@@ -40,7 +40,7 @@ def params_used(path: str) -> set[str]:
         [section] for section in ("model", "train") if f"flatten(params, 'model', '{section}')" in ast.unparse(tree)
     ]
     found = {_declared(*names) for names in used}
-    if "flatten(params)" in ast.unparse(tree):
+    if "content_of(results, params, " in ast.unparse(tree):
         found = {"data", "train", "sample", "model"}
     found = {name for name in found if "." not in name or name.partition(".")[0] not in found}
     return found - {"model"} | ({"model.name", "model.${model.name}"} if "model" in found else set())

@@ -102,7 +102,7 @@ def test_results_that_are_not_whole_are_left_out_with_the_reason(two_results: Pa
     assert "left out, dvc.lock has no result of evaluate, sample" in told
     assert "left out, dvc.lock has no result of download, prepare, train, evaluate, sample" in told
     assert "better-1: left out, data/train/history.csv: not in DVC's cache (dvc fetch --all-commits" in told
-    assert "left out, dvc.lock holds the result of other parameters than those in params.yaml" in told
+    assert "left out, dvc.lock has the result of other parameters than those in params.yaml" in told
     assert [run.data.params["train.learning_rate"] for run in runs(project).values()] == ["0.0003"]
 
 
@@ -123,7 +123,7 @@ def test_promote_makes_the_better_run_the_champion_and_keeps_it(synced: Path) ->
         assert "is version 2 of the model charlm and the champion already." in charlm(synced, "promote", *arguments)
     refused = charlm(synced, "promote", worse.info.run_id, code=1)
     assert refused.startswith("Error: Version 2 of charlm (run better-1, test loss ")
-    assert "--force moves the alias all the same." in refused
+    assert "--force moves the alias anyway." in refused
     assert champion() == ("2", held["better-1"].info.run_id)
     charlm(synced, "promote", worse.info.run_id, "--force")
     assert champion() == ("1", worse.info.run_id)
@@ -137,7 +137,7 @@ def test_run_on_another_text_is_no_better_and_no_worse(synced: Path) -> None:
     store.log_metric(other, "loss/test", 0.1)
     store.set_tag(other, "charlm.checkpoint_sha256", "0" * 64)
     store.set_terminated(other)
-    assert "has no model and test loss" in charlm(synced, "promote", "other", code=1)
+    assert "has no model or no test loss" in charlm(synced, "promote", "other", code=1)
     model = store.create_logged_model("1", "charlm", other)
     store.finalize_logged_model(model.model_id, "READY")
     assert "was measured on another text, their losses do not compare" in charlm(synced, "promote", "other", code=1)
@@ -147,5 +147,5 @@ def test_run_on_another_text_is_no_better_and_no_worse(synced: Path) -> None:
 
 def test_promote_in_an_empty_store_tells_what_makes_a_run(two_results: Path) -> None:
     told = charlm(two_results, "promote", code=1)
-    assert told.endswith("to promote.\n`dvc repro` makes one.\n")
+    assert told.endswith("to promote.\n`dvc repro` creates one.\n")
     assert "no such run in sqlite:///" in charlm(two_results, "promote", "nothing", code=1)

@@ -1,7 +1,7 @@
-"""The interface of all models: a `Predictor` that can learn, and the ways of doing it that need `logits` alone.
+"""The interface of all models: a `Predictor` that can learn, and the ways of doing it that need its logits alone.
 
-A model overrides `continued`, `loss_and_gradients`, `estimated_loss` and the methods of a Predictor where it knows
-better; a test compares each with the way here. B windows of T characters, V characters in the vocabulary.
+A model defines `logits` or `continued`, and overrides the other methods where it knows better; a test compares each
+with the way here. B windows of T characters, V characters in the vocabulary.
 """
 
 import math
@@ -68,13 +68,15 @@ class LanguageModel(nn.Module):
         return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())  # (B * T, V) against (B * T,)
 
     def logits(self, index: Tensor) -> Tensor:
-        """Logits (B, T, V) of the character after each of `index` (B, T): what makes a model."""
-        raise NotImplementedError
+        """Logits (B, T, V) of the character after each of `index` (B, T): what a model without a cache defines."""
+        logits, _ = self.continued(index)
+        return logits
 
     def continued(self, index: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
         """Logits (B, T, V) of `index` (B, T), the characters after those in `cache`; and the cache with them.
 
-        Without a cache `index` starts the window; with one, T is 1. Here a cache is the characters themselves.
+        Without a cache `index` starts the window; with one, T is 1. A model that can keep more than the characters
+        defines this instead of `logits`.
         """
         index = index if cache is None else torch.cat([cache, index], dim=1)
         return self.logits(index), index

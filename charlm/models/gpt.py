@@ -47,17 +47,13 @@ class GPT(LanguageModel):
         """Those of the blocks, which have no other parameters."""
         return list(self.blocks.parameters())
 
-    def logits(self, index: Tensor) -> Tensor:
-        """Logits (B, T, V) of the character after each of `index` (B, T)."""
-        return self.continued(index)[0]
-
     def continued(self, index: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """Logits (B, T, V) of `index` (B, T), the characters after those in `cache`; and the cache with them."""
         before, memories = cache or (index[:, :0], [None] * len(self.blocks))
         start, end = before.shape[1], before.shape[1] + index.shape[1]
         index = torch.cat([before, index], dim=1)  # (B, S + T)
-        x = self.embed(index[:, max(0, start + 1 - len(self.embeddings)) :])[:, start - end :]  # (B, T, C)
-        x = self.dropout(norm(x))
+        recent = index[:, max(0, start + 1 - len(self.embeddings)) :]
+        x = self.dropout(norm(self.embed(recent)[:, start - end :]))  # (B, T, C)
         rotation = rotations(start, end, self.head_size, x)
         memories = list(memories)
         for number, block in enumerate(self.blocks):
@@ -65,13 +61,13 @@ class GPT(LanguageModel):
         return self.head(norm(x)), (index, memories)  # (B, T, V)
 
     def embed(self, index: Tensor) -> Tensor:
-        """For each of `index` (B, T) the sum (B, T, C) of a vector for it and one for each of those shortly before."""
+        """The sum (B, T, C) of an embedding of each of `index` (B, T) and of the n_window - 1 characters before it."""
         vectors = [F.pad(table(index), (0, 0, back, 0)) for back, table in enumerate(self.embeddings)]
         return torch.stack([shifted[:, : index.shape[1]] for shifted in vectors]).sum(dim=0)
 
 
 class Block(nn.Module):
-    """Attention, then a feed-forward network; what each of them finds is added to `x`."""
+    """Attention, then a feed-forward network; the output of each is added to `x`."""
 
     def __init__(self, n_embd: int, head_size: int, dropout: float) -> None:
         super().__init__()
@@ -90,13 +86,13 @@ class Block(nn.Module):
         return x, memory
 
     def attend(self, x: Tensor, rotation: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
-        """What each position of `x` (B, T, C) finds at those up to it: (B, T, C); and all keys and values."""
+        """What each position of `x` (B, T, C) reads from those up to it: (B, T, C); and the longer memory."""
         qkv = self.queries_keys_values(x).unflatten(2, (3, -1, self.head_size))  # (B, T, 3, H, D)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
         q, k = rotated(q, rotation), rotated(k, rotation)
         if memory is not None:
             k, v = torch.cat([memory[0], k], dim=2), torch.cat([memory[1], v], dim=2)  # (B, H, S + T, D)
-        # After a memory there is one position, which sees them all.
+        # With a memory T is 1: that position sees all others.
         found = F.scaled_dot_product_attention(q, k, v, is_causal=memory is None)  # (B, H, T, D)
         return found.transpose(1, 2).flatten(2), (k, v)
 

@@ -33,10 +33,6 @@ class GRU(LanguageModel):
         """Those of the gates, (3 H, C) and (3 H, H)."""
         return [parameter for parameter in self.gru.parameters() if parameter.ndim == 2]
 
-    def logits(self, index: Tensor) -> Tensor:
-        """Logits (B, T, V) of the character after each of `index` (B, T)."""
-        return self.continued(index)[0]
-
     def continued(self, index: Tensor, cache: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits (B, T, V) of `index` (B, T) from the state `cache` (1, B, H), zero if None; and the state after it."""
         x = self.dropout(self.embedding(index))  # (B, T, C)

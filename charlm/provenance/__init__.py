@@ -1,1 +1,1 @@
-"""Where a result comes from: the code's version, the environment, the repository, and the proof."""
+"""Where a result comes from: the code, the environment, the repository, and the proof by reproduction."""

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def as_params(params: Mapping[str, Any]) -> "list[Param]":
-    r"""Parameters as MLflow's: readable strings as they are, everything else as JSON (`null`, `0.0003`, `"\n"`).
+    r"""MLflow's parameters: readable strings as they are, everything else as JSON (`null`, `0.0003`, `"\n"`).
 
-    What is longer than MLflow takes is cut.
+    Values longer than MLflow allows are cut.
     """
     from mlflow.entities import Param
     from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
@@ -30,21 +30,21 @@ def as_params(params: Mapping[str, Any]) -> "list[Param]":
 
 
 def as_metrics(values: Mapping[str, float], step: int, when: int | None = None) -> "list[Metric]":
-    """Values measured at `step`, now or at `when` in milliseconds, as MLflow's, to six decimals as in history.csv."""
+    """MLflow's metrics of `step`, now or at `when` in milliseconds; to six decimals, as in history.csv."""
     from mlflow.entities import Metric
 
     when = int(time.time() * 1000) if when is None else when
     return [Metric(key, round(value, 6), when, step) for key, value in values.items()]
 
 
-def curve(point: Point) -> dict[str, float]:
-    """The losses of `point` by the names that the UI's charts group them by."""
+def losses(point: Point) -> dict[str, float]:
+    """The losses of `point` by metric name; the UI's charts group them by the part before the slash."""
     values = {"loss/train": point.train_loss, "loss/test": point.test_loss, "loss/batch": point.batch_loss}
     return {key: value for key, value in values.items() if value is not None}
 
 
 def log_bytes(client: "MlflowClient", run_id: str, name: str, content: bytes) -> None:
-    """Keep `content` as the artifact `name`, at the top of the run's."""
+    """Log `content` as the artifact `name`, at the top level."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)

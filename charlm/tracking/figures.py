@@ -1,6 +1,5 @@
-"""The pictures of a run: the only module that imports matplotlib."""
+"""The figures of a run: the only module that imports matplotlib."""
 
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -9,8 +8,13 @@ from matplotlib.figure import Figure
 
 from charlm.training.history import Point
 
-REFERENCE_STYLES = {"uniform": ":", "unigram": "-.", "bigram_counts": "--", "bigram_floor": "-", "kneser_ney": "--"}
-_LARGEST_SIDE = 40.0  # inches: the squares of 250 characters
+REFERENCE_STYLES: Mapping[str, str | tuple[int, tuple[int, ...]]] = {
+    "uniform": ":",
+    "unigram": "-.",
+    "bigram_counts": "--",
+    "bigram_floor": "-",
+    "kneser_ney": (0, (8, 2, 1, 2, 1, 2)),
+}
 
 
 def loss(points: Sequence[Point], references: Mapping[str, float]) -> Figure:
@@ -39,7 +43,7 @@ def loss(points: Sequence[Point], references: Mapping[str, float]) -> Figure:
 
 
 def _apart(values: Mapping[str, float], gap: float) -> dict[str, float]:
-    """The values, raised where it takes that to be `gap` apart, as labels at these heights have to be."""
+    """The values, raised where needed to be `gap` apart: the heights of their labels."""
     heights: dict[str, float] = {}
     last = float("-inf")
     for name, value in sorted(values.items(), key=lambda item: item[1]):
@@ -48,23 +52,19 @@ def _apart(values: Mapping[str, float], gap: float) -> dict[str, float]:
 
 
 def next_char(rows: Iterable[Sequence[str]]) -> Figure:
-    """The rows of next_char.csv as a picture: row the character, column the next, the shade its probability."""
+    """The rows of next_char.csv as an image: row the character, column the next, the shade its probability."""
     pairs = iter(rows)
     next(pairs)
-    labels: dict[str, None] = {}
-    probabilities = array("d")
-    for char, _, probability, _ in pairs:
-        labels[char] = None
-        probabilities.append(float(probability))
+    table = [(char, float(probability)) for char, _, probability, _ in pairs]
+    labels = list(dict.fromkeys(char for char, _ in table))
     size = len(labels)
-    side = min(max(6.0, 0.16 * size), _LARGEST_SIDE)
+    side = max(6.0, 0.16 * size)  # inches
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    matrix = np.frombuffer(probabilities).reshape(size, size)  # (V, V)
-    picture = axes.imshow(matrix, cmap="Blues", norm=PowerNorm(0.5, vmin=0))
-    if 0.16 * size <= _LARGEST_SIDE:  # else there is no room for them
-        axes.set_xticks(range(size), list(labels), rotation=90, fontsize=7, parse_math=False)
-        axes.set_yticks(range(size), list(labels), fontsize=7, parse_math=False)
+    matrix = np.array([probability for _, probability in table]).reshape(size, size)  # (F, F)
+    image = axes.imshow(matrix, cmap="Blues", norm=PowerNorm(0.5, vmin=0))
+    axes.set_xticks(range(size), labels, rotation=90, fontsize=7, parse_math=False)
+    axes.set_yticks(range(size), labels, fontsize=7, parse_math=False)
     axes.set(xlabel="next character", ylabel="character", title="Probability of the next character")
-    figure.colorbar(picture, ax=axes, shrink=0.7)
+    figure.colorbar(image, ax=axes, shrink=0.7)
     return figure

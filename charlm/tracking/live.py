@@ -1,4 +1,4 @@
-"""A training as it happens: loss, speed and machine, sent to an MLflow run that never stops the training."""
+"""A training run as it happens: loss, speed and machine, sent to an MLflow run that never stops the training."""
 
 import time
 import traceback
@@ -13,30 +13,30 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from charlm.files import sha256
 from charlm.provenance.code import Origin
-from charlm.tracking.entities import as_metrics, as_params, curve, log_bytes
-from charlm.tracking.store import BATCH, CHECKPOINT_TAG, NOTE_TAG, Store, enabled, failures, reason, telling
+from charlm.tracking.entities import as_metrics, as_params, log_bytes, losses
+from charlm.tracking.store import BATCH, CHECKPOINT_TAG, NOTE_TAG, Store, enabled, failures, reason, store_errors
 from charlm.training.history import Point
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 LOG = "log.txt"
-"""The artifact of a run that did not end well: what it told, with times, and the error's traceback."""
+"""The artifact of a run that did not end well: all it logged, with times, and the error's traceback."""
 PATIENCE = 25.0
-"""Seconds that a training waits at its end for a tracker that is slow: SQLite waits 20 for one that is locked, and
-torchrun 30 for a training that it ends."""
-_PAUSE = 1.0  # seconds in which points gather: sent one by one, they would slow the loop down to half its speed
-_SYSTEM_INTERVAL = 10.0  # seconds between two looks at the machine; one comes first and one last
+"""Seconds that a training waits at its end for a slow store: SQLite waits 20 for a lock, and torchrun 30 for a
+training that it ends."""
+_PAUSE = 1.0  # seconds in which points gather: sent one by one, they would halve the speed of the loop
+_SYSTEM_INTERVAL = 10.0  # seconds between two samples of the machine; there is also one at the start and at the end
 
 
 class LiveRun(Protocol):
-    """What a training tells while it runs."""
+    """What a training reports while it runs."""
 
     def log(self, point: Point, tokens_per_second: float | None) -> None:
         """Take a point of the loss curve, without waiting for the store."""
 
     def finish(self, checkpoint: Path) -> None:
-        """Note that the training has left `checkpoint`."""
+        """Note that the training has written `checkpoint`."""
 
 
 class _Untracked:
@@ -50,12 +50,12 @@ class _Untracked:
 
 
 class _Machine:
-    """What MLflow's own monitors say of the machine: memory, processor, disk, network, graphics cards."""
+    """MLflow's own measurements of the machine: memory, processor, disk, network, graphics cards."""
 
     def __init__(self, run_id: str, uri: str) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        # Its own thread would ask the store before each sample, and give a run shorter than its interval none.
+        # Its own thread would query the store before each sample, and take none in a run shorter than the interval.
         self._monitor = SystemMetricsMonitor(run_id, _SYSTEM_INTERVAL, tracking_uri=uri)
         self.interval = float(self._monitor.sampling_interval)
         self._step = 0
@@ -71,7 +71,7 @@ class _Machine:
 
 
 class _TrackedRun:
-    """A LiveRun that sends what it takes to MLflow in a thread of its own, as many metrics at once as there are."""
+    """A LiveRun whose thread sends what is logged to MLflow, as many metrics at once as there are."""
 
     def __init__(self, store: Store, params: Mapping[str, Any]) -> None:
         self._client = store.client
@@ -81,7 +81,7 @@ class _TrackedRun:
         self._origin = origin.files()
         self._machine = _Machine(self.run_id, store.uri)
         self._start = time.perf_counter()
-        self._told = [f"{_now()} {key} = {value}" for key, value in params.items()]
+        self._log = [f"{_now()} {key} = {value}" for key, value in params.items()]
         self._tags: dict[str, str] = {}
         self._status = "FAILED"
         self._problem = ""
@@ -91,26 +91,26 @@ class _TrackedRun:
         self._thread.start()
 
     def log(self, point: Point, tokens_per_second: float | None) -> None:
-        self._told.append(f"{_now()} {point}")
+        self._log.append(f"{_now()} {point}")
         measured = {"time/seconds": time.perf_counter() - self._start, "speed/tokens_per_second": tokens_per_second}
-        values = curve(point) | {key: value for key, value in measured.items() if value is not None}
+        values = losses(point) | {key: value for key, value in measured.items() if value is not None}
         self._queue.put(as_metrics(values, point.step))
 
     def finish(self, checkpoint: Path) -> None:
         self._tags[CHECKPOINT_TAG] = sha256(checkpoint)
 
     def end(self, status: str, error: BaseException | None = None) -> str:
-        """Send what is left and close the run; return why that did not work out, or nothing."""
+        """Send what is left and close the run; return why that failed, or nothing."""
         self._status = status
         if error is not None:
             self._tags[NOTE_TAG] = str(error) or type(error).__name__
-            self._told.append(f"{_now()} {status}\n{''.join(traceback.format_exception(error))}")
+            self._log.append(f"{_now()} {status}\n{''.join(traceback.format_exception(error))}")
         self._queue.put(None)
         self._thread.join(PATIENCE)
         return self._problem or ("" if self._closed else "the run could not be closed in time")
 
     def _work(self) -> None:
-        """Send until the end is in the queue, then close the run. After a failure nothing more but the end is tried."""
+        """Send until the end is in the queue, then close the run. After a failure only closing it is tried."""
         self._try(self._log_origin)
         self._send(self._machine.sample())
         due = time.monotonic() + self._machine.interval
@@ -124,15 +124,15 @@ class _TrackedRun:
             self._try(self._close)
 
     def _log_origin(self) -> None:
-        for name, held in self._origin.items():
-            log_bytes(self._client, self.run_id, name, held)
+        for name, content in self._origin.items():
+            log_bytes(self._client, self.run_id, name, content)
 
     def _take(self, due: float) -> "list[Metric] | None":
-        """Whatever comes in a second, up to MLflow's limit, or until `due`; None at the end."""
+        """What is logged within a second, up to MLflow's limit, or until `due`; None at the end."""
         metrics: list[Metric] = []
         until = min(due, time.monotonic() + _PAUSE)
         with suppress(Empty):
-            while len(metrics) < BATCH - 50:  # room for one more point and what the machine measures
+            while len(metrics) < BATCH - 50:  # room for one more point and a sample of the machine
                 more = self._queue.get(timeout=max(0.0, until - time.monotonic()))
                 if more is None:
                     if not metrics:
@@ -150,7 +150,7 @@ class _TrackedRun:
         from mlflow.entities import RunTag
 
         if self._status != "FINISHED":
-            log_bytes(self._client, self.run_id, LOG, "\n".join(self._told).encode())
+            log_bytes(self._client, self.run_id, LOG, "\n".join(self._log).encode())
         self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in self._tags.items()])
         self._client.set_terminated(self.run_id, self._status)
         self._closed = True
@@ -173,27 +173,24 @@ def _now() -> str:
 def live_run(
     root: Path, params: Mapping[str, Any], warn: Callable[[str], None], *, tracked: bool = True
 ) -> Iterator[LiveRun]:
-    """A run that is FINISHED when the block ends, FAILED when it raises, KILLED when it is interrupted.
+    """A run that is FINISHED when the block ends, FAILED if it raises, KILLED if it is interrupted.
 
-    A store that cannot be used before the block is a TrackingError. Once in it, the store never stops the block:
-    what it did not take is told to `warn`, and the record adds it. Nothing is kept if it is not `tracked`, or with
+    A store that cannot be used before the block is a CharlmError. Once inside, the store never stops the block: `warn`
+    gets what the store did not take, and the record stage adds it. Nothing is kept if not `tracked`, or with
     CHARLM_TRACKING=off.
     """
     if not (tracked and enabled()):
         yield _Untracked()
         return
     store = Store(root)
-    with telling(store.uri):
+    with store_errors(store.uri):
         store.close_abandoned()
         run = _TrackedRun(store, params)
     problem = ""
     try:
         yield run
-    except KeyboardInterrupt as err:
-        problem = run.end("KILLED", err)
-        raise
     except BaseException as err:
-        problem = run.end("FAILED", err)
+        problem = run.end("KILLED" if isinstance(err, KeyboardInterrupt) else "FAILED", err)
         raise
     else:
         problem = run.end("FINISHED")

@@ -1,7 +1,7 @@
 """The model as MLflow runs it, prompts in and texts out: the script that "models from code" loads, nothing pickled.
 
-It stands in the model's artifacts beside checkpoint, vocabulary and charlm's own code, so it answers where charlm is
-not installed. It is not imported here but run by MLflow, whose convention `set_model` at its end is.
+It is in the model's artifacts beside checkpoint, vocabulary and charlm's own code, so it works where charlm is not
+installed. MLflow runs it instead of importing it, hence `set_model` at its end.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 MAX_PROMPTS = 1_000
 MAX_CHARACTERS = 1_000_000
-"""Of one request, generated in all: some ten seconds of work."""
+"""Generated for one request, over all prompts: some ten seconds of work."""
 
 
 class CharacterModel(PythonModel):
@@ -23,12 +23,11 @@ class CharacterModel(PythonModel):
         """Load checkpoint and vocabulary from the model's artifacts."""
         from pathlib import Path
 
-        from charlm.models import checkpoint as checkpoints
+        from charlm.models import checkpoint
         from charlm.text.vocabulary import Vocabulary
 
-        checkpoint, vocabulary = (Path(context.artifacts[name]) for name in ("checkpoint", "vocabulary"))
-        self.vocabulary = Vocabulary.load(vocabulary)
-        self.model = checkpoints.load(checkpoint, self.vocabulary)
+        self.vocabulary = Vocabulary.load(Path(context.artifacts["vocabulary"]))
+        self.model = checkpoint.load(Path(context.artifacts["checkpoint"]), self.vocabulary)
 
     def predict(
         self,
@@ -36,9 +35,9 @@ class CharacterModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> list[str]:
-        """Each prompt, a row of the one column, with the text after it: the same for a seed, whatever stands beside it.
+        """Each prompt, a row of the only column, and the text after it: the same for a seed, whatever the other rows.
 
-        Raises MlflowException, which a server answers as 400, for a prompt or a parameter that cannot be used.
+        Raises MlflowException, which a server answers as 400, for an invalid prompt or parameter.
         """
         from charlm.errors import CharlmError
         from charlm.models.sampling import sample
@@ -51,18 +50,18 @@ class CharacterModel(PythonModel):
 
 
 def _checked(prompts: int, params: dict[str, Any]) -> dict[str, Any]:
-    """`params` as `sample` takes them; MlflowException when they or the number of prompts are out of bounds."""
+    """`params` as `sample` takes them; MlflowException if they or the number of prompts are out of bounds."""
     tokens, temperature, seed = (params[name] for name in ("max_new_tokens", "temperature", "seed"))
     problems = {
-        "no prompt: expected a list of one at least": prompts < 1,
-        f"{prompts} prompts: expected {MAX_PROMPTS} at most in one request": prompts > MAX_PROMPTS,
+        "no prompt: expected at least one": prompts < 1,
+        f"{prompts} prompts: expected at most {MAX_PROMPTS} in a request": prompts > MAX_PROMPTS,
         f"max_new_tokens is {tokens}: expected 1 or more": tokens < 1,
-        f"{prompts} times {tokens} characters: expected {MAX_CHARACTERS} at most in all": prompts * tokens
+        f"{prompts} times {tokens} characters: expected at most {MAX_CHARACTERS} in all": prompts * tokens
         > MAX_CHARACTERS,
         f"temperature is {temperature}: expected a finite number above 0": not 0 < temperature < float("inf"),
         f"seed is {seed}: expected 0 or more": seed < 0,
     }
-    if found := [problem for problem, holds in problems.items() if holds]:
+    if found := [problem for problem, applies in problems.items() if applies]:
         raise MlflowException.invalid_parameter_value("; ".join(found) + ".")
     return {"max_new_tokens": int(tokens), "temperature": float(temperature), "seed": int(seed)}
 

@@ -1,14 +1,18 @@
-"""A run that was recorded, found again by what a person calls it, with what its record holds."""
+"""A recorded run: found by what a person calls it, and reproduced."""
 
 import platform
-from dataclasses import dataclass
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charlm.errors import CharlmError
-from charlm.provenance.code import COMMIT_TAG
-from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, shown, telling
+from charlm.config import PARAMS_FILE
+from charlm.errors import CharlmError, indented
+from charlm.provenance import reproduction
+from charlm.provenance.code import COMMIT_TAG, ENVIRONMENT, PATCH
+from charlm.provenance.environment import Environment
+from charlm.provenance.repository import LOCK
+from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, store_errors, without_password
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -16,65 +20,11 @@ if TYPE_CHECKING:
 REPRODUCED_TAG = "charlm.reproduced"
 
 
-class NoSuchRunError(CharlmError):
-    """Not exactly one run is meant, or it is none that could be made again."""
-
-    def __init__(self, reference: str, found: str) -> None:
-        super().__init__(
-            f"{reference}: {found}.\nExpected a run's id, a unique beginning of one, a run's name, or `latest`; "
-            "`charlm ui` shows them."
-        )
-
-
-class IncompleteRecordError(CharlmError):
-    """A run lacks what it takes to make it again."""
-
-    def __init__(self, run: str, name: str) -> None:
-        super().__init__(
-            f"Run {run} holds no {name}: its record is not complete, or its artifacts are gone.\n"
-            f"`{RECORD_LATER}` completes it where its result stands below data/."
-        )
-
-
-@dataclass(frozen=True)
-class RecordedRun:
-    """A finished run, with what its record holds for making it again."""
-
-    run_id: str
-    name: str
-    commit: str
-    artifacts: Path
-    """A folder with them."""
-
-    def read(self, name: str) -> bytes:
-        """An artifact; IncompleteRecordError when the run holds none of this name."""
-        path = self.artifacts / name
-        if not path.is_file():
-            raise IncompleteRecordError(self.name, name)
-        return path.read_bytes()
-
-
-def recorded_run(store: Store, reference: str, folder: Path) -> RecordedRun:
-    """The run that `reference` means (id, beginning of one, name, `latest`), its artifacts fetched into `folder`.
-
-    Raises NoSuchRunError when none or several are meant, or the run has not finished, or is not of charlm.
-    """
-    with telling(store.uri):
-        run = find_run(store, reference)
-    info, commit = run.info, run.data.tags.get(COMMIT_TAG)
-    if info.status != "FINISHED":
-        raise NoSuchRunError(reference, f"run {info.run_id} is {info.status}, there is no result to make again")
-    if CHECKPOINT_TAG not in run.data.tags:
-        raise NoSuchRunError(reference, "it is not a run of charlm's, there is nothing to hold a result against")
-    if commit is None:
-        raise NoSuchRunError(reference, "it was made outside git, its code is not on record")
-    with telling(store.uri):
-        store.client.download_artifacts(info.run_id, "", str(folder))
-    return RecordedRun(info.run_id, info.run_name, commit, folder)
-
-
 def find_run(store: Store, reference: str) -> "Run":
-    """The one run that `reference` means, of all in the experiment, newest first."""
+    """The one run of the experiment that `reference` means: an id, the beginning of one, a name, or `latest`.
+
+    Raises CharlmError if that is no run, or several.
+    """
     runs = store.runs()
     if reference == "latest":
         found = [run for run in runs if CHECKPOINT_TAG in run.data.tags][:1]
@@ -84,18 +34,75 @@ def find_run(store: Store, reference: str) -> "Run":
     if len(found) == 1:
         return found[0]
     several = ", ".join(f"{run.info.run_id[:12]} ({run.info.run_name})" for run in found[:5])
-    raise NoSuchRunError(
-        reference, f"{len(found)} runs are meant: {several}" if found else f"no such run in {shown(store.uri)}"
+    raise _unusable(
+        reference,
+        f"it matches {len(found)} runs: {several}" if found else f"no such run in {without_password(store.uri)}",
     )
 
 
-def note_reproduced(store: Store, run_id: str, under: str = "") -> str:
-    """Tag the run as made again: how many times, when, where and `under` which conditions last; return the text."""
-    with telling(store.uri):
-        before = store.client.get_run(run_id).data.tags.get(REPRODUCED_TAG, "0")
+def _unusable(reference: str, problem: str) -> CharlmError:
+    return CharlmError(
+        f"{reference}: {problem}.",
+        "Expected a run's id, a unique beginning of one, a run's name, or `latest`; `charlm ui` shows them.",
+    )
+
+
+def reproduce(store: Store, reference: str, *, ignore_packages: bool) -> str:
+    """Reproduce the run that `reference` means, compare every file, tag the run; return a sentence about it.
+
+    Raises DifferentError if a file differs, another CharlmError if the run cannot be reproduced here: it is not
+    finished or not charlm's, its record is incomplete, or, without `ignore_packages`, other packages are installed.
+    """
+    with store_errors(store.uri):
+        run = find_run(store, reference)
+    commit = _require_commit(run, reference)
+    with tempfile.TemporaryDirectory(prefix="charlm-record.") as folder:
+        with store_errors(store.uri):
+            store.client.download_artifacts(run.info.run_id, "", folder)
+        names = (PATCH, PARAMS_FILE, LOCK, ENVIRONMENT)
+        patch, params, lock, environment = (_read(Path(folder) / name, run) for name in names)
+        recorded, here = Environment.from_json(environment), Environment.here()
+        software = recorded.software_differences(here)
+        if software and not ignore_packages:
+            raise CharlmError(
+                f"The packages differ from those of the run:{indented(software)}",
+                fix="Install the recorded ones (requirements.lock of its commit), or go on with --ignore-packages.",
+            )
+        record = reproduction.Record(commit, patch, params, lock)
+        with reproduction.reproduced(record) as again:
+            reproduction.report(record, again, Path(folder), software + recorded.machine_differences(here))
+    return f"Run {run.info.run_name} reproduced exactly: {_tag_reproduced(store, run, other_packages=bool(software))}."
+
+
+def _require_commit(run: "Run", reference: str) -> str:
+    """The commit of a run that can be reproduced; CharlmError for any other run."""
+    commit = run.data.tags.get(COMMIT_TAG)
+    if run.info.status != "FINISHED":
+        raise _unusable(reference, f"run {run.info.run_id} is {run.info.status}, it has no result to reproduce")
+    if CHECKPOINT_TAG not in run.data.tags:
+        raise _unusable(reference, "it is not a run of charlm, there is no result to compare with")
+    if commit is None:
+        raise _unusable(reference, "it was made outside git, its code is not on record")
+    return commit
+
+
+def _read(artifact: Path, run: "Run") -> bytes:
+    """The content of an artifact; CharlmError if the run has none of this name."""
+    if not artifact.is_file():
+        raise CharlmError(
+            f"Run {run.info.run_name} has no {artifact.name}: its record is not complete, or its artifacts were lost.",
+            fix=f"`{RECORD_LATER}` completes it if its result is under data/.",
+        )
+    return artifact.read_bytes()
+
+
+def _tag_reproduced(store: Store, run: "Run", *, other_packages: bool) -> str:
+    """Tag the run as reproduced: how many times, and when, where and with what last; return the text."""
+    with store_errors(store.uri):
+        before = store.client.get_run(run.info.run_id).data.tags.get(REPRODUCED_TAG, "0")
         times = int(before.split()[0]) + 1
         when = datetime.now(UTC).isoformat(timespec="seconds")
-        where = f"{platform.node()} ({platform.machine()}){under}"
-        text = f"{times} time{'s' if times > 1 else ''}, last {when} on {where}"
-        store.client.set_tag(run_id, REPRODUCED_TAG, text)
+        text = f"{times} time{'s' if times > 1 else ''}, last {when} on {platform.node()} ({platform.machine()})"
+        text += ", with other packages" if other_packages else ""
+        store.client.set_tag(run.info.run_id, REPRODUCED_TAG, text)
     return text

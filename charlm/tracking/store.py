@@ -1,4 +1,4 @@
-"""An MLflow store and the experiment in it: opened, or told why it cannot be, with what to do about it."""
+"""An MLflow store and the experiment in it: opened, or an error that says why not and what to do."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from charlm.errors import CharlmError
-from charlm.provenance import code as provenance
+from charlm.tracking.process import is_gone, process
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,90 +23,88 @@ PROCESS_TAG = "charlm.process"
 ABANDONED_TAG = "charlm.abandoned"
 NOTE_TAG = "mlflow.note.content"
 RECORD_LATER = "dvc repro --force --single-item record"
-"""What records a result that stands below data/ already."""
+"""Records a result that is under data/ already."""
 BATCH = 1000
 """MLflow's limit on the metrics of one log_batch."""
-_FIRST_ANSWER = 8.0  # seconds that a server has to answer at all
-_LOCK_TIMEOUT = 60.0  # seconds; the longest that one process holds it is for making the tables
+_FIRST_ANSWER = 8.0  # seconds for a server's first answer
+_LOCK_TIMEOUT = 60.0  # seconds; creating the tables takes longest
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # MLflow's defaults are seven attempts of two minutes each
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # for a few small files
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it prints the address of each run
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # failures are raised as well, and need no second report
+}
 _REMEDIES = {
     "You are not authenticated": (
         "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user that the server knows."
     ),
     "(registered-models|model-versions).*error code 403": (
-        "Have its owner or an administrator let {user} write to the registered model charlm."
+        "Ask its owner or an administrator to let {user} write to the registered model charlm."
     ),
     "error code 403.*Permission denied": (
-        "Have its owner or an administrator let {user} write to the experiment {experiment}."
+        "Ask its owner or an administrator to let {user} write to the experiment {experiment}."
     ),
-    "Max retries exceeded|timed out": "Is the address right, and does the server run?",
-    "Invalid Host header": "Have its administrator add {host} to --allowed-hosts.",
+    "Max retries exceeded|timed out": "Check that the address is right and the server runs.",
+    "Invalid Host header": "Ask its administrator to add {host} to --allowed-hosts.",
     "out-of-date database schema|locate revision": (
-        "Its tables are another MLflow's. An older one's: keep a copy of it, then mlflow db upgrade {uri}. "
-        "A newer one's: install that MLflow."
+        "Its tables are of another MLflow version. If it is older, keep a copy, then mlflow db upgrade {uri}. "
+        "If it is newer, install that MLflow."
     ),
     "readonly database|Read-only|Permission denied:|unable to open database": (
-        "It cannot be written to: give yourself the right to, on the file and on its folder."
+        "It cannot be written to: change the permissions of the file and its folder."
     ),
-    "disk is full|No space left|disk I/O error": "The disk is full, or fails: make room.",
-    "database is locked": "Another process holds it for long: wait for that, or end it.",
+    "disk is full|No space left|disk I/O error": "The disk is full or failing: free some space.",
+    "database is locked": "Another process has locked it: wait for that process, or end it.",
 }
-"""What to do, by what a store says; the first that fits."""
+"""What to do, by what the store reports; the first match counts."""
 
 
-class TrackingError(CharlmError):
-    """The store cannot be used."""
-
-    def __init__(self, uri: str, problem: str) -> None:
-        super().__init__(
-            f"MLflow cannot use its store {shown(uri)}: {shown(problem)}\n"
-            f"{_remedy(uri, problem)}\nOr set MLFLOW_TRACKING_URI to another store, or CHARLM_TRACKING=off to go on "
-            f"without: the results are the same, and `{RECORD_LATER}` records them later."
-        )
+def store_error(uri: str, problem: str) -> CharlmError:
+    """The error for a store that cannot be used, with what to do about a known problem."""
+    return CharlmError(
+        f"MLflow cannot use its store {without_password(uri)}: {without_password(problem)}",
+        _remedy(uri, problem),
+        "Or set MLFLOW_TRACKING_URI to another store, or CHARLM_TRACKING=off to go on without: the results are the "
+        f"same, and `{RECORD_LATER}` records them later.",
+    )
 
 
 def _remedy(uri: str, problem: str) -> str:
-    """What to do about `problem`."""
+    """What to do about `problem`; nothing if it is not a known one."""
     known = {
-        "uri": shown(uri),
+        "uri": without_password(uri),
         "host": urlsplit(uri).netloc.rpartition("@")[2],
         "user": os.environ.get("MLFLOW_TRACKING_USERNAME", "you"),
         "experiment": _experiment_name(),
     }
-    remedies = [remedy.format(**known) for said, remedy in _REMEDIES.items() if re.search(said, problem)]
-    return remedies[0] if remedies else "Mend that."
-
-
-class TrackingSwitchError(CharlmError):
-    """CHARLM_TRACKING is neither on nor off."""
-
-    def __init__(self, value: str) -> None:
-        super().__init__(f"CHARLM_TRACKING={value}: expected on or off (on is the default).")
+    return next((remedy.format(**known) for said, remedy in _REMEDIES.items() if re.search(said, problem)), "")
 
 
 def enabled() -> bool:
-    """Whether runs are tracked: CHARLM_TRACKING is not `off`. Raises TrackingSwitchError for another value."""
+    """Whether runs are tracked: CHARLM_TRACKING is not `off`. CharlmError if it is neither that nor `on`."""
     value = os.environ.get("CHARLM_TRACKING", "on")
     if value not in ("on", "off"):
-        raise TrackingSwitchError(value)
+        raise CharlmError(f"CHARLM_TRACKING={value}: expected on or off (on is the default).")
     return value == "on"
 
 
-def shown(uri: str) -> str:
-    """The address of a store as messages show it: without a user and a password in it."""
-    return re.sub(r"(?<=://)[^\s'\"]*@", "", uri)
+def without_password(text: str) -> str:
+    """`text` without the user and password of any address in it."""
+    return re.sub(r"(?<=://)[^\s'\"]*@", "", text)
 
 
 @contextmanager
-def telling(uri: str) -> Iterator[None]:
-    """Turn what MLflow and the libraries below it raise for a store that fails into TrackingError."""
+def store_errors(uri: str) -> Iterator[None]:
+    """Turn what MLflow and the libraries under it raise for a failing store into a CharlmError."""
     try:
         yield
     except failures() as err:
-        raise TrackingError(uri, reason(err)) from err
+        raise store_error(uri, reason(err)) from err
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What a store that fails can raise."""
+    """What a failing store can raise."""
     from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -115,44 +113,54 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def reason(err: Exception) -> str:
-    """What `err` says of the store, without the statement in SQL and the hints that come after."""
-    return shown(str(err).split("\n")[0])
+    """What `err` reports: for a known problem without the SQL and the hints after the first line, else complete."""
+    first, *rest = str(err).split("\n")
+    return without_password(first if rest and _remedy("", first) else str(err))
+
+
+@contextmanager
+def environment_variable(name: str, value: str) -> Iterator[None]:
+    """Set the environment variable `name` to `value` in the block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 class Store:
-    """A client of the store of the project in `root`, and the id of the experiment in it, made if it is not there.
+    """A client of the store of the project in `root`, and the id of the experiment in it, created if needed.
 
-    Raises TrackingError when the store cannot be reached, in about ten seconds, or refuses.
+    Raises CharlmError if the store cannot be reached in about ten seconds, or refuses.
     """
 
     def __init__(self, root: Path) -> None:
-        # MLflow by itself tries seven times, two minutes each.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for a few small files
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it prints the address of each run
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # what fails is raised as well, and told once
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
         from filelock import FileLock
         from mlflow import MlflowClient
 
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
         self.alone: AbstractContextManager[object] = nullcontext()
-        """Keeps out the other processes of this project; on a server there is no such thing."""
+        """Keeps out the other processes of this project; a server needs no such lock."""
         if not self.is_server:
             self.alone = FileLock(root / "mlflow.db.lock", timeout=_LOCK_TIMEOUT)
-        # Two processes that make the tables of one database at the same time get in each other's way.
-        with telling(self.uri), self.alone:
+        # Two processes that create the tables of one database at the same time fail.
+        with store_errors(self.uri), self.alone:
             _reach(self.uri)
             self.client: MlflowClient = MlflowClient(self.uri)
             self.experiment_id = _experiment(self.client, root, self.uri)
 
     @property
     def is_server(self) -> bool:
-        """Whether an MLflow server keeps the store, rather than a database that is opened here."""
+        """Whether the store is behind an MLflow server, not a database that is opened here."""
         return _is_server(self.uri)
 
     def runs(self, condition: str = "") -> list["Run"]:
-        """All runs of the experiment that fulfil `condition`, in MLflow's language for it, newest first."""
+        """All runs of the experiment that fulfil `condition`, an MLflow filter string; newest first."""
         from mlflow.utils import get_results_from_paginated_fn
 
         def page(max_results: int, token: str | None) -> "list[Run]":
@@ -168,34 +176,23 @@ class Store:
     def create_run(self, origin: str, tags: Mapping[str, str], name: str | None) -> str:
         """Open a run, tagged with its `origin` (trained or restored) and this process; return its id."""
         kind = {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT"}
-        own = {ORIGIN_TAG: origin, PROCESS_TAG: provenance.process()}
-        with _without_retries():
+        own = {ORIGIN_TAG: origin, PROCESS_TAG: process()}
+        # MLflow repeats a request whose answer was lost, which would open a second run.
+        with environment_variable("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"):
             run = self.client.create_run(self.experiment_id, run_name=name, tags=kind | own | dict(tags))
         return str(run.info.run_id)
 
     def abandoned(self) -> list["Run"]:
-        """The runs that are still RUNNING although the process of this machine that opened them is gone."""
+        """The runs that are still RUNNING although their process, on this machine, has ended."""
         running = self.runs("attributes.status = 'RUNNING'")
-        return [run for run in running if provenance.is_gone(run.data.tags.get(PROCESS_TAG, ""))]
+        return [run for run in running if is_gone(run.data.tags.get(PROCESS_TAG, ""))]
 
     def close_abandoned(self, but: Sequence[str] = ()) -> None:
-        """Set the runs whose process is gone to KILLED, but those of these ids; tagged, for a record may want one."""
+        """Set the abandoned runs to KILLED, except those with an id in `but`; the tag lets a record find one again."""
         for run in self.abandoned():
             if run.info.run_id not in but:
                 self.client.set_tag(run.info.run_id, ABANDONED_TAG, "true")
                 self.client.set_terminated(run.info.run_id, "KILLED")
-
-
-@contextmanager
-def _without_retries() -> Iterator[None]:
-    """Send each request once: MLflow repeats one whose answer was lost, and a repeated create_run opens another run."""
-    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    before = os.environ[name]
-    os.environ[name] = "0"
-    try:
-        yield
-    finally:
-        os.environ[name] = before
 
 
 def _experiment_name() -> str:
@@ -207,7 +204,7 @@ def _is_server(uri: str) -> bool:
 
 
 def _reach(uri: str) -> None:
-    """Raise one of `failures` when nothing answers at `uri`; MLflow itself would try again for minutes."""
+    """Raise one of `failures` if nothing answers at `uri`; MLflow itself would try for minutes."""
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
     from sqlalchemy import create_engine
@@ -220,14 +217,14 @@ def _reach(uri: str) -> None:
 
 
 def _experiment(client: "MlflowClient", root: Path, uri: str) -> str:
-    """The id of the experiment, made if it is not there, also when another process makes it at the same time."""
+    """The id of the experiment; created if it does not exist, even if another process creates it at the same time."""
     from mlflow.exceptions import MlflowException
 
     name = _experiment_name()
-    # A server keeps artifacts where it decides; a database that we open ourselves leaves that to us.
-    artifacts = None if _is_server(uri) else (root / "mlartifacts").as_uri()
     found = client.get_experiment_by_name(name)
     if found is None:
+        # A server decides where its artifacts are; for a database that we open, we do.
+        artifacts = None if _is_server(uri) else (root / "mlartifacts").as_uri()
         try:
             kind = {"mlflow.experimentKind": "custom_model_development"}
             return str(client.create_experiment(name, artifact_location=artifacts, tags=kind))
@@ -237,28 +234,27 @@ def _experiment(client: "MlflowClient", root: Path, uri: str) -> str:
             found = client.get_experiment_by_name(name)
             assert found is not None
     if found.lifecycle_stage == "deleted":
-        raise TrackingError(
-            uri,
-            f"its experiment {name} is deleted. `mlflow experiments restore -x {found.experiment_id}` brings it "
-            "back, MLFLOW_EXPERIMENT_NAME names another.",
+        restore = f"`mlflow experiments restore -x {found.experiment_id}` restores it"
+        raise store_error(
+            uri, f"its experiment {name} is deleted. {restore}, or MLFLOW_EXPERIMENT_NAME chooses another."
         )
-    _require_place(uri, found.artifact_location, root)
+    _require_artifacts(uri, found.artifact_location, root)
     return str(found.experiment_id)
 
 
-def _require_place(uri: str, location: str, root: Path) -> None:
-    """Raise TrackingError for a store whose artifacts are not on record where they are.
+def _require_artifacts(uri: str, location: str, root: Path) -> None:
+    """Raise CharlmError if the artifacts are not where the store says.
 
-    MLflow keeps absolute paths: a project's folder that was moved takes its artifacts away from their record, and a
-    copy would write into the original. A store that is named has its artifacts where whoever made it wanted them.
+    MLflow stores absolute paths: after a move the store points to the old place, and a copy would write into the
+    original. In a store that MLFLOW_TRACKING_URI names, artifacts may be in any folder that exists.
     """
     address = urlsplit(location)
     folder = Path(unquote(address.path))
     own = "MLFLOW_TRACKING_URI" not in os.environ
     moved = folder.resolve() != (root / "mlartifacts").resolve() if own else not folder.parent.is_dir()
     if address.scheme in ("", "file") and moved:
-        raise TrackingError(
+        raise store_error(
             uri,
-            f"its artifacts are on record in {folder}: was the project's folder moved, or copied?\n"
-            f"Move it back, or write the new place into the store (docs/server.md, Moving the project's folder).",
+            f"its artifacts are on record in {folder}: was the project's folder moved or copied?\n"
+            "Move it back, or write the new place into the store (docs/server.md, Moving the project's folder).",
         )

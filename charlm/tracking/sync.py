@@ -1,6 +1,6 @@
 """Runs for every result that DVC still knows: each experiment and commit whose files are in its cache.
 
-What happened only live (times, throughput, the machine) is not among it: such a run is tagged as restored.
+Times, throughput and the machine are not among them, for only a live run logs those; so the runs are tagged restored.
 """
 
 import os
@@ -14,26 +14,23 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from charlm.config import PARAMS_FILE, flatten, load_params
+from charlm.config import PARAMS_FILE, load_params
 from charlm.errors import CharlmError
 from charlm.provenance.code import Origin
-from charlm.provenance.repository import check_out, md5, outputs, place, require, run
+from charlm.provenance.repository import LOCK, STAGES, check_out, md5, outputs, require, restore, run
 from charlm.results import Results
-from charlm.summary import markdown
-from charlm.tracking.record import Content, is_recorded, record
+from charlm.tracking.content import content_of
+from charlm.tracking.record import is_recorded, record
 from charlm.tracking.store import Store
-
-LOCK = "dvc.lock"
-STAGES = ("download", "prepare", "train", "evaluate", "sample")
 
 
 class LeftOutError(CharlmError):
-    """A commit has no result that could be recorded; the message says why."""
+    """A commit has no result that can be recorded; the message says why."""
 
 
 @dataclass(frozen=True)
 class State:
-    """A commit with a result, and the name of the DVC experiment that it is, if it is one."""
+    """A commit with a result, and the name of its DVC experiment, if it is one."""
 
     commit: str
     experiment: str | None
@@ -43,7 +40,7 @@ class State:
 
 
 def states(root: Path) -> list[State]:
-    """Every experiment, and every commit of a branch or tag that changes dvc.lock; no result of a lock twice."""
+    """Every experiment, and every commit of a branch or tag that changes dvc.lock; one for each result."""
     listed = os.fsdecode(require(run(root, "git", "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")))
     experiments = re.findall(r"^(\w+) refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)$", listed, re.MULTILINE)
     log = ("git", "log", "--format=%H", "--branches", "--tags", "--remotes", "HEAD", "--", LOCK)
@@ -57,32 +54,36 @@ def states(root: Path) -> list[State]:
 
 
 def sync(root: Path, cache: Path, store: Store, state: State) -> list[str]:
-    """Record the result of `state` in `store` and return the runs made or completed for it; none if it is recorded.
+    """Record the result of `state`, its files from DVC's `cache`; return the runs created or completed for it.
 
-    Its files are taken from DVC's `cache`.
-
-    Raises LeftOutError when it is not whole, LeftOutError or ParamsError when it is one of other code than this.
+    Raises LeftOutError if the result is incomplete, LeftOutError or ParamsError if this code cannot read it.
     """
-    with _laid_out(root, cache, state) as folder:
-        content, origin = _content(folder), Origin(folder, state.experiment)
+    with _checked_out(root, cache, state) as folder:
+        params, results = load_params(folder / PARAMS_FILE), Results(folder / "data")
+        texts = {name: (folder / name).read_text(encoding="utf-8") for name in (PARAMS_FILE, LOCK)}
+        try:
+            content = content_of(results, params, texts)
+        except (KeyError, ValueError) as err:
+            raise LeftOutError(f"this code cannot read its files ({type(err).__name__}: {err})") from err
+        origin = Origin(folder, state.experiment)
         return [] if is_recorded(store, content, origin) else record(store, content, origin)
 
 
 @contextmanager
-def _laid_out(root: Path, cache: Path, state: State) -> Iterator[Path]:
-    """A temporary folder with the project at `state`, its results in place."""
+def _checked_out(root: Path, cache: Path, state: State) -> Iterator[Path]:
+    """A temporary folder with the project at `state` and its results."""
     with tempfile.TemporaryDirectory(prefix="charlm-sync.") as temporary:
         folder = Path(temporary) / "project"
         check_out(root, state.commit, folder)
         lock = (folder / LOCK).read_bytes()
-        held = outputs(lock, STAGES)
-        if lacking := [stage for stage in STAGES if stage not in {name for name, _ in held}]:
+        digests = outputs(lock)
+        if lacking := [stage for stage in STAGES if stage not in {name for name, _ in digests}]:
             raise LeftOutError(f"{LOCK} has no result of {', '.join(lacking)}")
         _require_params(lock, (folder / PARAMS_FILE).read_bytes())
         missing = [
             path
-            for (_, path), digest in held.items()
-            if not place(cache, digest, folder / path) and not _is_in_git(folder / path, digest)
+            for (_, path), digest in digests.items()
+            if not restore(cache, digest, folder / path) and not _is_in_git(folder / path, digest)
         ]
         if missing:
             listed = ", ".join(missing)
@@ -96,21 +97,13 @@ def _is_in_git(path: Path, digest: str) -> bool:
 
 
 def _require_params(lock: bytes, params: bytes) -> None:
-    """Raise LeftOutError when a stage of the lock has run with other values."""
+    """Raise LeftOutError if a stage in the lock ran with other values."""
     yaml = YAML(typ="safe")
     now: Any = yaml.load(params)
     for stage in yaml.load(lock)["stages"].values():
-        for section, values in stage.get("params", {}).get(PARAMS_FILE, {}).items():
-            if now.get(section) != values:
-                raise LeftOutError(f"{LOCK} holds the result of other parameters than those in {PARAMS_FILE}")
-
-
-def _content(folder: Path) -> Content:
-    """What the run of the project in `folder` holds."""
-    params, results = load_params(folder / PARAMS_FILE), Results(folder / "data")
-    values = flatten(**dict(params))
-    pipeline = {name: (folder / name).read_text(encoding="utf-8") for name in (PARAMS_FILE, LOCK)}
-    try:
-        return results.content(values, pipeline, markdown(results, values))
-    except (KeyError, ValueError) as err:
-        raise LeftOutError(f"its files are not what this code reads ({type(err).__name__}: {err})") from err
+        for key, values in stage.get("params", {}).get(PARAMS_FILE, {}).items():
+            value = now
+            for name in key.split("."):
+                value = value.get(name) if isinstance(value, dict) else None
+            if value != values:
+                raise LeftOutError(f"{LOCK} has the result of other parameters than those in {PARAMS_FILE}")

@@ -1,12 +1,14 @@
-"""How the experiment opens in MLflow's UI: which columns its list of runs has, and which charts are drawn of them.
+"""How the experiment opens in MLflow's UI: the columns of its list of runs, and the charts.
 
-MLflow keeps such a view as a tag of the experiment, `mlflow.sharedViewState.<key>`. An address that names the key opens
-with it, and the UI lists it below Views. The fields are those that the UI writes when a view is saved there; one that
-is left out has its default.
+MLflow stores such a view as a tag of the experiment, `mlflow.sharedViewState.<key>`. An address with the key opens it,
+and the UI lists it under Views. The fields are those that the UI writes when a person saves a view; a field that is
+left out has its default.
 """
 
 import json
 from typing import TYPE_CHECKING, Any
+
+from charlm.summary import EXPLANATIONS
 
 if TYPE_CHECKING:
     from charlm.tracking.store import Store
@@ -22,37 +24,37 @@ COLUMNS = {
     "params.`train.batch_size`": 120,
     "params.`train.max_iters`": 110,
 }
-"""Of the list of runs, each with its width in pixels: together as wide as the list on a screen of 1280."""
-REFERENCES = tuple(f"reference/{name}" for name in ("uniform", "unigram", "bigram_counts", "bigram_floor"))
+"""Of the list of runs, with widths in pixels: together the width of the list on a screen of 1280."""
+REFERENCES = tuple(f"reference/{name}" for name in EXPLANATIONS)
 SWEPT = ("train.learning_rate", "train.batch_size", "train.max_iters")
-_MADE = 1_767_225_600_000  # The UI wants a time, and a view that is the same has to be the same tag.
+_MADE = 1_767_225_600_000  # The UI requires a time; a fixed one, or the tag would always change.
 
 Chart = dict[str, Any]
 
 
 def runs_page(store: "Store") -> str:
-    """The part of the UI's address, from `#`, that opens on the experiment's list of runs, with this view.
+    """The part of the UI's address, from `#`, that opens the experiment's list of runs with this view.
 
-    Without workflowType the UI opens on an overview for generative models, whatever the experiment's kind.
+    Without workflowType the UI opens an overview for generative models, whatever the experiment's kind.
     """
     return f"#/experiments/{store.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={KEY}"
 
 
-def give_view(store: "Store") -> None:
-    """Give the experiment the view, unless it has it."""
+def save_view(store: "Store") -> None:
+    """Save the view in the experiment, unless it is there."""
     name, value = tag()
     if store.client.get_experiment(store.experiment_id).tags.get(name) != value:
         store.client.set_experiment_tag(store.experiment_id, name, value)
 
 
 def tag() -> tuple[str, str]:
-    """Name and value of the experiment's tag that holds the view."""
-    view = {"name": KEY, "createdAt": _MADE, "updatedAt": _MADE, "state": json.dumps(state(), separators=(",", ":"))}
-    return f"mlflow.sharedViewState.{KEY}", json.dumps(view)
+    """Name and value of the experiment's tag for the view."""
+    content = {"name": KEY, "createdAt": _MADE, "updatedAt": _MADE, "state": json.dumps(state(), separators=(",", ":"))}
+    return f"mlflow.sharedViewState.{KEY}", json.dumps(content)
 
 
 def state() -> dict[str, Any]:
-    """The view, by the UI's own names; the run with the lowest test loss comes first."""
+    """The view in the UI's own terms; the run with the lowest test loss comes first."""
     sections = _sections()
     return {
         "orderByKey": "metrics.`loss/test`",
@@ -61,15 +63,17 @@ def state() -> dict[str, Any]:
         "columnOrder": list(COLUMNS),
         "columnWidths": COLUMNS,
         "runsHiddenMode": "FIRST_20_RUNS",
-        "useGroupedValuesInCharts": False,  # runs grouped in the list, by a sweep say, are each drawn all the same
-        "compareRunCharts": [chart | {"metricSectionId": name} for name, held in sections.items() for chart in held],
+        "useGroupedValuesInCharts": False,  # runs grouped in the list, by sweep for example, are still drawn one by one
+        "compareRunCharts": [
+            chart | {"metricSectionId": name} for name, charts in sections.items() for chart in charts
+        ],
         "compareRunSections": [_section(name) for name in sections],
         "isAccordionReordered": True,  # else the UI sorts the sections by name
     }
 
 
 def _sections() -> dict[str, list[Chart]]:
-    """The charts by their section. Every metric has one, for the UI adds its own for each that has none."""
+    """The charts by section. Every metric has one, for the UI adds its own for each that has none."""
     return {
         "Loss": [_line("Train", "loss/train"), _line("Test", "loss/test")],
         "Loss beside its references": [_line("Train, test and references", "loss/test", "loss/train", *REFERENCES)],

@@ -53,33 +53,34 @@ class Optimizer:
                 "Set train.optimizer to adamw, or choose another model (model.name).",
             )
         self._settings = settings
-        self._adamw = [number for number, parameter in enumerate(parameters) if parameter not in by_muon]
-        self._muon = [number for number, parameter in enumerate(parameters) if parameter in by_muon]
-        self._weights = [parameter.detach() for parameter in parameters]
-        self._means = [torch.zeros_like(weight) for weight in self._weights]  # Muon's momenta too
-        self._squares = [torch.zeros_like(self._weights[number]) for number in self._adamw]
-        self._steps = [torch.zeros((), dtype=torch.float32, device=self._weights[0].device) for _ in self._adamw]
+        self._of_adamw = [number for number, parameter in enumerate(parameters) if parameter not in by_muon]
+        self._of_muon = [number for number, parameter in enumerate(parameters) if parameter in by_muon]
+        self._weights = [parameters[number].detach() for number in self._of_adamw]
+        self._means, self._squares = ([torch.zeros_like(weight) for weight in self._weights] for _ in range(2))
+        self._steps = [torch.zeros((), dtype=torch.float32, device=weight.device) for weight in self._weights]
+        self._matrices = [parameters[number].detach() for number in self._of_muon]
+        self._momenta = [torch.zeros_like(matrix) for matrix in self._matrices]
 
     @property
     def state(self) -> dict[str, Tensor]:
         """What the rules remember of the steps before, by name: to be saved, or to be copied into."""
-        lists = {"mean": self._means, "square": self._squares, "step": self._steps}
+        lists = {"mean": self._means, "square": self._squares, "step": self._steps, "momentum": self._momenta}
         return {f"{name}.{number}": tensor for name, held in lists.items() for number, tensor in enumerate(held)}
 
     @torch.no_grad()
     def update(self, gradients: Sequence[Tensor], step: int) -> None:
         """Make the given step, counted from 1, from the gradients of all parameters."""
         clip(gradients, self._settings.grad_clip)
-        if self._adamw:
-            self._update_adamw([gradients[number] for number in self._adamw], step)
-        if self._muon:
-            self._update_muon([gradients[number] for number in self._muon], step)
+        if self._weights:
+            self._update_by_adamw([gradients[number] for number in self._of_adamw], step)
+        if self._matrices:
+            self._update_by_muon([gradients[number] for number in self._of_muon], step)
 
-    def _update_adamw(self, gradients: list[Tensor], step: int) -> None:
+    def _update_by_adamw(self, gradients: list[Tensor], step: int) -> None:
         adamw(
-            [self._weights[number] for number in self._adamw],
+            self._weights,
             gradients,
-            [self._means[number] for number in self._adamw],
+            self._means,
             self._squares,
             max_exp_avg_sqs=[],
             state_steps=self._steps,
@@ -93,11 +94,11 @@ class Optimizer:
             maximize=False,
         )
 
-    def _update_muon(self, gradients: list[Tensor], step: int) -> None:
+    def _update_by_muon(self, gradients: list[Tensor], step: int) -> None:
         muon(
-            [self._weights[number] for number in self._muon],
+            self._matrices,
             gradients,
-            [self._means[number] for number in self._muon],
+            self._momenta,
             lr=learning_rate(step, self._settings.muon_learning_rate, self._settings),
             weight_decay=self._settings.weight_decay,
             momentum=0.95,

@@ -48,7 +48,7 @@ def test_generate_takes_a_folder_with_checkpoint_and_vocabulary_side_by_side(
         (
             ("K",),
             1,
-            "cannot be used. Character 'K' (U+004B, LATIN CAPITAL LETTER K) at position 0 is not among the 73",
+            "cannot be used.\nCharacter 'K' (U+004B, LATIN CAPITAL LETTER K) at position 0 is not among the 73",
         ),
         (("--model", "/nowhere"), 1, "Error: No model in /nowhere: looked for model.safetensors with vocabulary.json"),
         (("--temperature", "0"), 2, "Invalid value for '--temperature': 0.0 is not in the range x>0."),
@@ -56,7 +56,7 @@ def test_generate_takes_a_folder_with_checkpoint_and_vocabulary_side_by_side(
         (("--temperature", "nan"), 2, "Invalid value for '--temperature': nan is not a finite number."),
     ],
 )
-def test_generate_tells_what_is_wrong(
+def test_generate_says_what_is_wrong(
     charlm: Callable[..., Result], arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     result = charlm("generate", *arguments)

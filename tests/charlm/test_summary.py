@@ -3,25 +3,26 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from charlm import summary
-from charlm.evaluation import references
+from charlm.config import load_params
+from charlm.errors import CharlmError
 from charlm.results import Results
+from charlm.text.references import references
+from tests.models_for_tests import TEST, TRAIN
 
 METRICS = {
     "train": {"loss": 2.5, "bits_per_char": 3.606738, "perplexity": 12.182494},
     "test": {"loss": 2.51234, "bits_per_char": 3.62454, "perplexity": 12.333753},
     "reference": {"uniform": 4.382027, "unigram": 3.144907, "bigram_counts": 2.483704, "bigram_floor": 2.419766},
 }
-PARAMS = """\
-data: {source: books/oz.txt, sha256: null, train_fraction: 0.8}
-model: {name: bigram}
-train: {seed: 1, block_size: 8, batch_size: 4, max_iters: 10, learning_rate: 0.1, weight_decay: 0, eval_interval: 5,
-  device: cpu, dtype: float64}
-sample: {seed: 1, prompt: a, max_new_tokens: 10, temperature: 1}
-"""
+NOT_COUNTED = "kneser_ney: not counted for texts over 20 million characters"
+PARAMS = (
+    (Path(__file__).parents[2] / "params.yaml")
+    .read_text()
+    .replace("https://www.gutenberg.org/ebooks/22566", "books/oz.txt")
+)
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def data(tmp_path: Path) -> Path:
 def test_rows_go_from_the_worst_loss_to_the_best() -> None:
     assert summary.rows(METRICS) == [
         ("uniform", 4.382027, "every character equally likely"),
-        ("unigram", 3.144907, "how often each character stands in the train split"),
+        ("unigram", 3.144907, "how often each character occurs in the train split"),
         ("test loss", 2.51234, "this model, whole test split"),
         ("train loss", 2.5, "this model, whole train split"),
         ("bigram_counts", 2.483704, "counted pairs of the train split"),
@@ -58,8 +59,7 @@ def test_rows_go_from_the_worst_loss_to_the_best() -> None:
 
 
 def test_every_reference_is_explained() -> None:
-    counts = np.ones((2, 2), dtype=np.int64)
-    assert references(counts, counts).keys() == summary.EXPLANATIONS.keys()
+    assert references(TRAIN, TEST).keys() == summary.EXPLANATIONS.keys()
 
 
 @pytest.mark.parametrize(
@@ -71,22 +71,25 @@ def test_every_reference_is_explained() -> None:
         ("\n", ""),
     ],
 )
-def test_a_sample_is_shown_by_its_first_lines_that_hold_anything(text: str, lines: str) -> None:
+def test_a_sample_is_shown_by_its_first_lines_that_are_not_blank(text: str, lines: str) -> None:
     assert summary.sample_lines(text) == lines
 
 
-def test_the_description_of_a_run_is_this_markdown(data: Path) -> None:
-    assert summary.markdown(Results(data), {"model.name": "bigram", "data.source": "books/oz.txt"}) == (
+def test_description_of_a_run_is_this_markdown(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    assert summary.markdown(Results(data), load_params(tmp_path / "params.yaml")) == (
         "**bigram** on books/oz.txt: test loss **2.5123** nats per character (3.6245 bits, perplexity 12.33).\n"
         "\n"
         "| | nats per character | |\n"
         "|---|---|---|\n"
         "| uniform | 4.3820 | every character equally likely |\n"
-        "| unigram | 3.1449 | how often each character stands in the train split |\n"
+        "| unigram | 3.1449 | how often each character occurs in the train split |\n"
         "| test loss | 2.5123 | this model, whole test split |\n"
         "| train loss | 2.5000 | this model, whole train split |\n"
         "| bigram_counts | 2.4837 | counted pairs of the train split |\n"
         "| bigram_floor | 2.4198 | no bigram's train loss can go below |\n"
+        "\n"
+        f"{NOT_COUNTED}\n"
         "\n"
         "The beginning of samples/trained.txt:\n"
         "\n"
@@ -97,9 +100,12 @@ def test_the_description_of_a_run_is_this_markdown(data: Path) -> None:
     )
 
 
-def test_the_terminal_shows_the_result_of_the_project(
-    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("counted", [{}, {"kneser_ney": 1.457127}], ids=["a long text", "all references"])
+def test_terminal_shows_the_result_of_the_project(
+    data: Path, counted: dict[str, float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    metrics = METRICS | {"reference": METRICS["reference"] | counted}
+    (data / "evaluate/metrics.json").write_text(json.dumps(metrics))
     (data.parent / "dvc.yaml").touch()
     (data.parent / "params.yaml").write_text(PARAMS)
     monkeypatch.chdir(data)
@@ -109,7 +115,8 @@ def test_the_terminal_shows_the_result_of_the_project(
     lines = [line.rstrip() for line in capsys.readouterr().out.split("\n")]
     assert lines[0].strip() == "bigram on books/oz.txt"
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
-    assert cells == [[name, f"{loss:.4f}", meaning] for name, loss, meaning in summary.rows(METRICS)]
+    assert cells == [[name, f"{loss:.4f}", meaning] for name, loss, meaning in summary.rows(metrics)]
+    assert (NOT_COUNTED in lines) == (not counted)
     assert lines[lines.index("The [b]cat[/b]") :] == [
         "The [b]cat[/b]",
         "sat.",
@@ -119,3 +126,9 @@ def test_the_terminal_shows_the_result_of_the_project(
         "Text:  `charlm generate 'Dorothy '`",
         "",
     ]
+
+
+def test_missing_file_is_named_with_what_creates_it(data: Path) -> None:
+    (data / "train/history.csv").unlink()
+    with pytest.raises(CharlmError, match=r"data/train/history\.csv is missing\.\n`dvc repro` creates it"):
+        Results(data)

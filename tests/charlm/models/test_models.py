@@ -1,4 +1,4 @@
-"""What holds for every model of the registry: one table of tests, whatever is inside."""
+"""What every model of the registry does: one table of tests for all of them."""
 
 import math
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from charlm.config import MODELS, TrainParams
+from charlm.config import MODELS
 from charlm.models import checkpoint, trainable_class
 from charlm.models.base import LanguageModel
 from charlm.models.predictor import Predictor, cumulative, draw
@@ -20,6 +20,7 @@ from charlm.text.vocabulary import Vocabulary
 from charlm.training.history import Point
 from charlm.training.loop import train
 from charlm.training.resume import State, Unfinished
+from tests.models_for_tests import TEST, TOKENS, TRAIN, V, settings
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "bigram": {},
@@ -27,30 +28,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gru": {"n_embd": 4, "n_hidden": 5, "dropout": 0.5},
     "gpt": {"n_layer": 2, "n_head": 2, "n_embd": 8, "n_window": 3, "dropout": 0.5},
 }
-V = 7
 BLOCK = 8
 VOCABULARY = Vocabulary("abcdefg")
-TOKENS = np.random.default_rng(0).choice(V, 300, p=[0.4, 0.25, 0.15, 0.1, 0.05, 0.04, 0.01]).astype(np.uint8)
-TRAIN = TrainParams(
-    seed=1,
+RUN = settings(
     block_size=BLOCK,
-    batch_size=4,
     gradient_accumulation_steps=2,
     max_iters=6,
-    optimizer="adamw",
-    learning_rate=0.01,
-    muon_learning_rate=0.02,
-    beta2=0.99,
-    weight_decay=0.1,
     warmup_iters=2,
     schedule="linear",
     grad_clip=1.0,
     eval_interval=3,
     eval_iters=2,
-    device="cpu",
     dtype="float32",
 )
-
 pytestmark = pytest.mark.parametrize("name", MODELS)
 
 
@@ -62,10 +52,13 @@ def _global_generator() -> Iterator[None]:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def random_model(name: str, block_size: int = BLOCK) -> LanguageModel:
+def initial(name: str, seed: int = 1) -> LanguageModel:
+    return trainable_class(name).initial(V, BLOCK, generator(seed, "weights"), **SETTINGS[name])
+
+
+def random_model(name: str) -> LanguageModel:
     """A model in float64 with no weight at zero, as some are before the first step."""
-    rng = np.random.default_rng(3)
-    model = trainable_class(name).initial(V, block_size, rng, **SETTINGS[name]).double()
+    rng, model = np.random.default_rng(3), initial(name).double()
     for parameter in model.parameters():
         parameter.data.copy_(torch.from_numpy(rng.normal(0, 0.7, parameter.shape)))
     return model
@@ -76,10 +69,9 @@ def tokens(*shape: int, seed: int = 5) -> NDArray[np.int64]:
 
 
 def trained(name: str, **changes: object) -> tuple[LanguageModel, list[Point]]:
-    settings = TrainParams.model_validate(TRAIN.model_dump() | changes)
-    model = trainable_class(name).initial(V, settings.block_size, generator(settings.seed, "weights"), **SETTINGS[name])
-    splits = Split("train", TOKENS[:200], V), Split("test", TOKENS[200:], V)
-    return model, list(train(model, splits, settings, generator(settings.seed, "batches")))
+    given = RUN.model_copy(update=changes)
+    model = initial(name, given.seed)
+    return model, list(train(model, (TRAIN, TEST), given, generator(given.seed, "batches")))
 
 
 def weights(model: LanguageModel) -> bytes:
@@ -105,9 +97,7 @@ def test_initial_weights_come_from_the_generator_given(name: str) -> None:
     for seed, elsewhere in ((1, 1), (1, 2), (2, 1)):
         with torch.random.fork_rng([]):
             torch.manual_seed(elsewhere)
-            drawn.append(
-                weights(trainable_class(name).initial(V, BLOCK, np.random.default_rng(seed), **SETTINGS[name]))
-            )
+            drawn.append(weights(initial(name, seed)))
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -258,9 +248,8 @@ def test_dropout_comes_from_the_seed_of_training(name: str) -> None:
     """With the same weights and batches another seed changes what is dropped, and nothing else."""
     results = []
     for seed in (1, 2):
-        model = trainable_class(name).initial(V, BLOCK, generator(1, "weights"), **SETTINGS[name])
-        split, settings = Split("train", TOKENS, V), TRAIN.model_copy(update={"seed": seed})
-        list(train(model, (split, split), settings, generator(1, "batches")))
+        model = initial(name)
+        list(train(model, (TRAIN, TEST), RUN.model_copy(update={"seed": seed}), generator(1, "batches")))
         results.append(weights(model))
     assert (results[0] != results[1]) == ("dropout" in SETTINGS[name])
 
@@ -273,15 +262,14 @@ def test_each_micro_batch_has_its_own_seed_whoever_computes_it(name: str, monkey
         gather = staticmethod(lambda found: [*found, *found])
 
     def seeds(processes: Any) -> list[int]:
-        model = trainable_class(name).initial(V, BLOCK, generator(1, "weights"), **SETTINGS[name])
+        model = initial(name)
         computed, used = model.loss_and_gradients, []
         monkeypatch.setattr(model, "loss_and_gradients", lambda *args: used.append(args[2]) or computed(*args))
-        split = Split("train", TOKENS, V)
-        list(train(model, (split, split), TRAIN, generator(1, "batches"), processes=processes))
+        list(train(model, (TRAIN, TEST), RUN, generator(1, "batches"), processes=processes))
         return used
 
     alone = seeds(None)
-    assert len(set(alone)) == 2 * TRAIN.max_iters
+    assert len(set(alone)) == 2 * RUN.max_iters
     assert seeds(Second()) == alone[1::2]
 
 
@@ -295,8 +283,7 @@ def test_measuring_changes_no_result(name: str) -> None:
 def test_run_that_was_cut_off_goes_on_to_the_same_bytes(name: str, rule: str, tmp_path: Path) -> None:
     """From every point at which its state was saved, in float64 too, dropout and all."""
     rule = "adamw" if name == "bigram" else rule
-    settings = TRAIN.model_copy(update={"eval_interval": 1, "optimizer": rule, "grad_clip": 0.5})
-    splits = Split("train", TOKENS[:200], V), Split("test", TOKENS[200:], V)
+    settings = RUN.model_copy(update={"eval_interval": 1, "optimizer": rule, "grad_clip": 0.5})
     unfinished = Unfinished(tmp_path, {})
 
     def course(state: State | None) -> tuple[bytes, list[Point], list[State]]:
@@ -308,7 +295,7 @@ def test_run_that_was_cut_off_goes_on_to_the_same_bytes(name: str, rule: str, tm
             unfinished.save(state)
             saved.append(unfinished.load())
 
-        points = list(train(model, splits, settings, generator(1, "batches"), state=state, save=save))
+        points = list(train(model, (TRAIN, TEST), settings, generator(1, "batches"), state=state, save=save))
         return weights(model), points, saved
 
     result, points, states = course(None)
@@ -323,7 +310,7 @@ def test_training_learns(name: str) -> None:
     optimizer = "adamw" if name == "bigram" else "muon"
     model, points = trained(name, max_iters=60, batch_size=16, learning_rate=0.05, optimizer=optimizer)
     assert points[-1].train_loss < points[0].train_loss - 0.2
-    assert points[-1].train_loss == model.loss_over(Split("train", TOKENS[:200], V))
+    assert points[-1].train_loss == model.loss_over(TRAIN)
 
 
 def test_the_smallest_model_learns_and_writes(name: str) -> None:
@@ -331,8 +318,8 @@ def test_the_smallest_model_learns_and_writes(name: str) -> None:
     text = np.array([0, 1] * 20, dtype=np.uint8)
     model = trainable_class(name).initial(2, 1, generator(1, "weights"), **SETTINGS[name])
     split = Split("train", text, 2)
-    settings = TRAIN.model_copy(update={"block_size": 1, "max_iters": 100, "learning_rate": 0.1})
-    points = list(train(model, (split, split), settings, generator(1, "batches")))
+    given = RUN.model_copy(update={"block_size": 1, "max_iters": 100, "learning_rate": 0.1})
+    points = list(train(model, (split, split), given, generator(1, "batches")))
     assert points[-1].test_loss < 0.2
     assert model.generate(np.array([[0]]), 10, 0.01, np.random.default_rng(0)).tolist() == [[0, 1] * 5 + [0]]
 
@@ -342,13 +329,13 @@ def test_the_smallest_model_learns_and_writes(name: str) -> None:
 
 def test_a_checkpoint_is_the_model_again(name: str, tmp_path: Path) -> None:
     model, _ = trained(name)
-    path, split, index = tmp_path / "model.safetensors", Split("test", TOKENS[200:], V), tokens(2, 4)
+    path, index = tmp_path / "model.safetensors", tokens(2, 4)
     checkpoint.save(path, model, name, SETTINGS[name], VOCABULARY)
     loaded = checkpoint.load(path, VOCABULARY)
 
     def figures(of: Predictor) -> list[Any]:
         text = of.generate(index, 20, 1.0, np.random.default_rng(0))
-        return [of.loss_over(split), text.tolist(), of.next_char_probabilities(index).tolist()]
+        return [of.loss_over(TEST), text.tolist(), of.next_char_probabilities(index).tolist()]
 
     assert figures(loaded) == figures(model)
     if isinstance(loaded, LanguageModel):
@@ -360,7 +347,6 @@ def test_an_untrained_model_is_the_one_that_training_started_from(name: str, tmp
     path, index = tmp_path / "model.safetensors", tokens(2, 4)
     checkpoint.save(path, trained(name)[0], name, SETTINGS[name], VOCABULARY)
     untrained = checkpoint.load_untrained(path, VOCABULARY, generator(1, "weights"))
-    initial = trainable_class(name).initial(V, BLOCK, generator(1, "weights"), **SETTINGS[name])
     for temperature in (0.5, 1.0):
-        expected = initial.next_char_probabilities(index, temperature)
+        expected = initial(name).next_char_probabilities(index, temperature)
         np.testing.assert_allclose(untrained.next_char_probabilities(index, temperature), expected, rtol=1e-6)

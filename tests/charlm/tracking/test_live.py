@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from charlm.provenance.code import process
 from charlm.tracking.live import live_run
+from charlm.tracking.process import process
 from charlm.tracking.store import Store
 from charlm.training.history import Point
 

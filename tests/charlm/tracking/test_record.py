@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from mlflow.entities import Metric, Param
 
-from charlm.provenance.code import Origin, process
+from charlm.provenance.code import Origin
+from charlm.tracking.process import process
 from charlm.tracking.record import is_recorded, record
 from charlm.tracking.store import Store
 

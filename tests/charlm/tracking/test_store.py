@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from charlm.errors import CharlmError
 from charlm.provenance.code import Origin
 from charlm.tracking.live import live_run
 from charlm.tracking.record import record
-from charlm.tracking.store import Store, TrackingError, shown
+from charlm.tracking.store import Store, store_error, without_password
 from charlm.training.history import Point
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -24,7 +25,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 def test_deleted_experiment_is_told_with_the_way_to_bring_it_back(root: Path) -> None:
     store = Store(root)
     store.client.delete_experiment(store.experiment_id)
-    with pytest.raises(TrackingError, match=r"its experiment charlm is deleted\. `mlflow experiments restore -x 1`"):
+    with pytest.raises(CharlmError, match=r"its experiment charlm is deleted\. `mlflow experiments restore -x 1`"):
         Store(root)
 
 
@@ -46,9 +47,12 @@ def test_store_whose_folder_was_moved_or_copied_is_told_by_its_place_on_record(
     shutil.copy(root / "mlflow.db", old)
     Store(old)
     change(old, new)
-    with pytest.raises(TrackingError) as told:
+    with pytest.raises(CharlmError) as told:
         Store(new)
-    assert f"its artifacts are on record in {old / 'mlartifacts'}: was the project's folder moved" in told.value.message
+    assert (
+        f"its artifacts are on record in {old / 'mlartifacts'}: was the project's folder moved or copied?"
+        in told.value.message
+    )
     assert "Moving the project's folder" in told.value.message
 
 
@@ -58,9 +62,9 @@ def test_tables_of_another_mlflow_are_told_with_what_to_do_for_each(root: Path, 
         database.execute("UPDATE alembic_version SET version_num = ?", [revision])
     database.close()
     before = (root / "mlflow.db").read_bytes()
-    with pytest.raises(TrackingError) as told:
+    with pytest.raises(CharlmError) as told:
         Store(root)
-    assert f"mlflow db upgrade sqlite:///{root}/mlflow.db. A newer one's: install that MLflow." in told.value.message
+    assert f"mlflow db upgrade sqlite:///{root}/mlflow.db. If it is newer, install that MLflow." in told.value.message
     assert "CHARLM_TRACKING=off" in told.value.message
     assert (root / "mlflow.db").read_bytes() == before
 
@@ -68,17 +72,17 @@ def test_tables_of_another_mlflow_are_told_with_what_to_do_for_each(root: Path, 
 @pytest.mark.parametrize("uri", ["postgresql+psycopg2://me:secret@127.0.0.1:9/runs", "mysql://me:secret@127.0.0.1/x"])
 def test_database_that_is_not_there_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(TrackingError) as told:
+    with pytest.raises(CharlmError) as told:
         Store(tmp_path)
     assert "secret" not in told.value.message
 
 
-def test_password_in_an_address_is_not_shown() -> None:
-    assert shown("postgresql://me:secret@host:5432/runs") == "postgresql://host:5432/runs"
-    assert shown("postgresql://me:a/b@c@host/runs") == "postgresql://host/runs"
-    assert shown("'http://me:secret@host' and http://other/a") == "'http://host' and http://other/a"
-    assert shown("sqlite:////home/me/mlflow.db") == "sqlite:////home/me/mlflow.db"
-    assert "secret" not in TrackingError("http://me:secret@host", "refused by http://me:secret@host").message
+def test_password_in_an_address_is_not_without_password() -> None:
+    assert without_password("postgresql://me:secret@host:5432/runs") == "postgresql://host:5432/runs"
+    assert without_password("postgresql://me:a/b@c@host/runs") == "postgresql://host/runs"
+    assert without_password("'http://me:secret@host' and http://other/a") == "'http://host' and http://other/a"
+    assert without_password("sqlite:////home/me/mlflow.db") == "sqlite:////home/me/mlflow.db"
+    assert "secret" not in store_error("http://me:secret@host", "refused by http://me:secret@host").message
 
 
 @pytest.fixture
@@ -108,7 +112,7 @@ def test_read_only_store_is_told_before_the_training(project: Path, mounted: Pat
     done = train(project)
     assert done.returncode == 1
     assert f"MLflow cannot use its store sqlite:///{mounted}/mlflow.db" in done.stderr
-    assert "It cannot be written to: give yourself the right to, on the file and on its folder." in done.stderr
+    assert "It cannot be written to: change the permissions of the file and its folder." in done.stderr
     assert "CHARLM_TRACKING=off" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -118,7 +122,7 @@ def test_full_disk_is_told_before_the_training(project: Path, mounted: Path) -> 
     fill(mounted)
     done = train(project)
     assert done.returncode == 1
-    assert "The disk is full, or fails: make room." in done.stderr
+    assert "The disk is full or failing: free some space." in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -139,7 +143,7 @@ def test_disk_that_fills_up_does_not_stop_a_training(
         for _ in range(100):
             for step in range(1000):
                 live.log(Point(step, 1.0, 1.0, 1.0), 1.0)
-        live.finish(whole.trained.checkpoint)
+        live.finish(whole.checkpoint)
     assert "disk" in told[0]
     (mounted / "filler").unlink()
     assert record(Store(mounted), whole, Origin(Path(), None))

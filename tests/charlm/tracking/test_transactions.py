@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import Engine, event
 
 from charlm.provenance.code import Origin
+from charlm.tracking.content import Content
 from charlm.tracking.live import live_run
-from charlm.tracking.record import Content, record
+from charlm.tracking.record import record
 from charlm.tracking.store import Store
 from charlm.training.history import Point
 

@@ -1,31 +1,13 @@
-"""The update rules, compared with PyTorch's own optimizers, step by step."""
+"""The update rules, held against PyTorch's own optimizers, step by step."""
 
 import pytest
 import torch
 
-from charlm.config import TrainParams
 from charlm.errors import CharlmError
 from charlm.training.optimizer import Optimizer, learning_rate
+from tests.models_for_tests import settings
 
-SETTINGS = TrainParams(
-    seed=1,
-    block_size=8,
-    batch_size=4,
-    gradient_accumulation_steps=1,
-    max_iters=20,
-    optimizer="muon",
-    learning_rate=0.01,
-    muon_learning_rate=0.02,
-    beta2=0.99,
-    weight_decay=0.1,
-    warmup_iters=4,
-    schedule="linear",
-    grad_clip=None,
-    eval_interval=10,
-    eval_iters=1,
-    device="cpu",
-    dtype="float32",
-)
+MUON = settings(optimizer="muon", muon_learning_rate=0.02, beta2=0.99, warmup_iters=4, schedule="linear")
 
 
 def parameters() -> list[torch.nn.Parameter]:
@@ -37,15 +19,15 @@ def parameters() -> list[torch.nn.Parameter]:
 @pytest.mark.parametrize("rule", ["adamw", "muon"])
 @pytest.mark.parametrize("grad_clip", [None, 0.5])
 def test_steps_are_those_of_pytorchs_optimizers_to_the_bit(rule: str, grad_clip: float | None) -> None:
-    settings = SETTINGS.model_copy(update={"optimizer": rule, "grad_clip": grad_clip})
+    given = MUON.model_copy(update={"optimizer": rule, "grad_clip": grad_clip})
     ours, theirs = parameters(), parameters()
     hidden, rest = ([1, 2], [0, 3]) if rule == "muon" else ([], [0, 1, 2, 3])
-    decay = {"weight_decay": 0.1}
+    decay = {"weight_decay": given.weight_decay}
     adamw = torch.optim.AdamW([theirs[n] for n in rest], lr=0.01, betas=(0.9, 0.99), fused=True, **decay)
     rules: list[tuple[torch.optim.Optimizer, float]] = [(adamw, 0.01)]
     if hidden:
         rules.append((torch.optim.Muon([theirs[n] for n in hidden], lr=0.02, **decay), 0.02))
-    ours_rule = Optimizer(ours, ours[1:3], settings)
+    rule_of_ours = Optimizer(ours, ours[1:3], given)
     draws = torch.Generator().manual_seed(1)
     for step in range(1, 21):
         gradients = [torch.randn(parameter.shape, generator=draws) for parameter in ours]
@@ -54,32 +36,33 @@ def test_steps_are_those_of_pytorchs_optimizers_to_the_bit(rule: str, grad_clip:
         if grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(theirs, grad_clip)
         for reference, highest in rules:
-            reference.param_groups[0]["lr"] = learning_rate(step, highest, settings)
+            reference.param_groups[0]["lr"] = learning_rate(step, highest, given)
             reference.step()
-        ours_rule.update(gradients, step)
+        rule_of_ours.update(gradients, step)
     assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize(
-    ("schedule", "warmup", "rates"),
+    ("schedule", "warmup", "expected"),
     [
-        ("constant", 0, [1, 1, 1, 1]),
-        ("constant", 2, [0.5, 1, 1, 1]),
-        ("linear", 0, [1, 0.75, 0.5, 0.25]),
-        ("linear", 2, [0.5, 1, 1, 0.5]),
-        ("cosine", 0, [1, 0.853553, 0.5, 0.146447]),
-        ("cosine", 4, [0.25, 0.5, 0.75, 1]),
+        ("constant", 0, [1.0, 1.0, 1.0, 1.0]),
+        ("constant", 2, [0.5, 1.0, 1.0, 1.0]),
+        ("linear", 0, [1.0, 0.75, 0.5, 0.25]),
+        ("linear", 2, [0.5, 1.0, 1.0, 0.5]),
+        ("cosine", 0, [1.0, 0.853553, 0.5, 0.146447]),
+        ("cosine", 4, [0.25, 0.5, 0.75, 1.0]),
+        ("linear", 8, [0.125, 0.25, 0.375, 0.5]),
     ],
 )
-def test_the_rate_rises_then_stays_or_falls_towards_zero(schedule: str, warmup: int, rates: list[float]) -> None:
-    settings = SETTINGS.model_copy(update={"schedule": schedule, "warmup_iters": warmup, "max_iters": 4})
-    found = [learning_rate(step, 3.0, settings) for step in (1, 2, 3, 4)]
-    assert found == pytest.approx([3 * rate for rate in rates], rel=1e-5)
+def test_rate_rises_then_stays_or_falls(schedule: str, warmup: int, expected: list[float]) -> None:
+    given = settings(max_iters=4, warmup_iters=warmup, schedule=schedule)
+    rates = [learning_rate(step, 0.3, given) / 0.3 for step in range(1, 5)]
+    assert rates == pytest.approx(expected, abs=1e-6)
 
 
 def test_muon_needs_a_hidden_matrix() -> None:
     with pytest.raises(CharlmError) as err:
-        Optimizer(parameters(), [], SETTINGS)
+        Optimizer(parameters(), [], MUON)
     assert str(err.value) == (
         "train.optimizer is muon, but this model has no matrix between its embeddings and its head.\n"
         "Muon is for such matrices alone.\n"

@@ -1,0 +1,105 @@
+"""What a complete run contains: the results, parameters and texts of a pipeline, by MLflow's names."""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charlm.config import Params, flatten
+from charlm.files import sha256
+from charlm.results import Results
+from charlm.summary import markdown
+from charlm.training.history import Point
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_EXAMPLE_LENGTH = 40
+
+
+@dataclass(frozen=True)
+class DatasetSplit:
+    """A dataset of a run: its context (train or test), the SHA-256 of its tokens and of the whole text."""
+
+    context: str
+    tokens_sha256: str
+    text_sha256: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything that a complete run contains."""
+
+    checkpoint_sha256: str
+    results_sha256: str
+    """Of all files of the result: a complete run of another result keeps its own record."""
+    params: Mapping[str, Any]
+    """By dotted key, of every section."""
+    points: Sequence[Point]
+    metrics: Mapping[str, float]
+    """Final figures by metric name; the losses are in the last of `points`."""
+    references: Mapping[str, float]
+    """By metric name; logged at the first and the last step, so that the UI draws a line."""
+    sources: list[str]
+    """Where each text comes from."""
+    splits: Sequence[DatasetSplit]
+    files: Mapping[str, Path]
+    """By artifact name."""
+    texts: Mapping[str, str]
+    """By artifact name; one that the run has stays, whatever is in it."""
+    figures: Mapping[str, "Callable[[], Figure]"]
+    """By artifact name; drawn if missing."""
+    description: str
+    """Markdown; the command that reproduces the run is added."""
+    checkpoint: Path
+    vocabulary: Path
+    example: str
+    """A prompt, the input example of the run's model."""
+
+
+def content_of(results: Results, params: Params, texts: Mapping[str, str]) -> Content:
+    """What the run of `results` contains; `texts` are params.yaml and dvc.lock by name."""
+    metrics, points = results.read_metrics(), results.read_history()
+    files = {f"checkpoint/{path.name}": path for path in (results.checkpoint, results.vocabulary)}
+    files |= {f"samples/{path.name}": path for path in results.samples} | {results.metrics.name: results.metrics}
+    text_sha256 = sha256(results.book)
+    final = [(name, split) for split in results.tokens for name in ("bits_per_char", "perplexity")]
+
+    def loss() -> "Figure":
+        from charlm.tracking import figures
+
+        return figures.loss(points, metrics["reference"])
+
+    def next_char() -> "Figure":
+        from charlm.tracking import figures
+
+        with results.next_char.open(encoding="utf-8", newline="") as file:
+            return figures.next_char(csv.reader(file))
+
+    return Content(
+        checkpoint_sha256=sha256(results.checkpoint),
+        results_sha256=results.digest(),
+        params=flatten(params),
+        points=points,
+        metrics={f"{name}/{split}": metrics[split][name] for name, split in final},
+        references={f"reference/{name}": value for name, value in metrics["reference"].items()},
+        sources=params.data.source,
+        splits=[DatasetSplit(split, sha256(path), text_sha256) for split, path in results.tokens.items()],
+        files=files,
+        texts=texts,
+        figures={"figures/loss.png": loss, "figures/next_char.png": next_char},
+        description=markdown(results, params),
+        checkpoint=results.checkpoint,
+        vocabulary=results.vocabulary,
+        example=_example(results.book),
+    )
+
+
+def _example(book: Path) -> str:
+    """The beginning of the first line that is not blank; a line may be the whole text, so it is not read to its end."""
+    with book.open(encoding="utf-8") as file:
+        while piece := file.readline(_EXAMPLE_LENGTH):
+            if piece.strip():
+                return piece.strip()
+    return "\n"
