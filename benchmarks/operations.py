@@ -38,7 +38,7 @@ class Book:
     def __init__(self, root: Path) -> None:
         text = texts.text(root, "ASCII", texts.BOOK)
         self.params = load_params(root / PARAMS_FILE)
-        self.vocabulary = Vocabulary.from_text(text)
+        self.vocabulary = Vocabulary.from_texts([text])[0]
         self.size = len(self.vocabulary)
         train_tokens, test_tokens = np.split(self.vocabulary.encode(text), [int(0.8 * len(text))])
         self.tokens = {"train": train_tokens, "test": test_tokens}
@@ -113,7 +113,7 @@ def _encode(root: Path, key: str, kind: texts.Kind, size: int, aim: Aim) -> Comp
     @contextmanager
     def timers() -> Timers:
         text = texts.text(root, kind, size)
-        vocabulary, (string_to_int, _) = Vocabulary.from_text(text), notebook.dictionaries(text)
+        vocabulary, (string_to_int, _) = Vocabulary.from_texts([text])[0], notebook.dictionaries(text)
         yield {
             CHARLM: lambda: time_call(lambda: vocabulary.encode(text)),
             NOTEBOOK: lambda: time_call(lambda: notebook.encode(text, string_to_int)),

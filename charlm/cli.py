@@ -4,10 +4,14 @@ import math
 import secrets
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from charlm.errors import CharlmError
+
+if TYPE_CHECKING:
+    from charlm.tracking.store import Store
 
 
 @click.group()
@@ -17,6 +21,14 @@ def main() -> None:
 
     DVC runs the pipeline: `dvc repro`, or `dvc exp run -S train.learning_rate=0.01` for another experiment.
     """
+
+
+def _store() -> "Store":
+    """The MLflow store of the project."""
+    from charlm.config import project_root
+    from charlm.tracking.store import Store
+
+    return Store(project_root())
 
 
 def _finite(_context: click.Context, _option: click.Parameter, value: float) -> float:
@@ -30,11 +42,9 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float) -> 
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser, if there is one.")
 def ui(*, port: int, browser: bool) -> None:
     """Browse the recorded runs in MLflow's own UI."""
-    from charlm.config import project_root
     from charlm.tracking import ui
-    from charlm.tracking.store import Store
 
-    ui.show(Store(project_root()), port, browser=browser)
+    ui.show(_store(), port, browser=browser)
 
 
 @main.command()
@@ -78,11 +88,9 @@ def promote(*, run: str | None, force: bool) -> None:
     the champion's text. Better means a lower test loss on the same text. A run that is not better is registered, and
     the command exits with 1.
     """
-    from charlm.config import project_root
     from charlm.tracking import registry
-    from charlm.tracking.store import Store
 
-    click.echo(registry.promote(Store(project_root()), run, force=force))
+    click.echo(registry.promote(_store(), run, force=force))
 
 
 @main.command()
@@ -98,10 +106,9 @@ def sync() -> None:
     from charlm.config import ParamsError, project_root
     from charlm.provenance.repository import cache_folder
     from charlm.tracking import sync
-    from charlm.tracking.store import Store
 
-    root = project_root()
-    store, cache = Store(root), cache_folder(root)
+    root, store = project_root(), _store()
+    cache = cache_folder(root)
     for state in track(sync.states(root), "sync", console=Console(stderr=True)):
         try:
             runs = sync.sync(root, cache, store, state)
@@ -122,14 +129,12 @@ def reproduce(*, run: str, ignore_packages: bool) -> None:
     with its patch and params.yaml, and its stages run again. Nothing here changes; the run is tagged if it is
     reproduced. The exit code is 0 if every file is the same, 1 if one differs, 2 if the run cannot be reproduced here.
     """
-    from charlm.config import project_root
     from charlm.provenance.repository import NotTriedError
     from charlm.provenance.reproduction import DifferentError
     from charlm.tracking import runs
-    from charlm.tracking.store import Store
 
     try:
-        click.echo(runs.reproduce(Store(project_root()), run, ignore_packages=ignore_packages))
+        click.echo(runs.reproduce(_store(), run, ignore_packages=ignore_packages))
     except DifferentError:
         raise
     except CharlmError as err:

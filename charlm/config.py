@@ -261,7 +261,7 @@ def short_source(sources: Sequence[str]) -> str:
 
 
 def is_pattern(source: str) -> bool:
-    """Whether a source can stand for several paths: it holds one of pathlib's wildcards."""
+    """Whether a source can stand for several paths: it contains one of pathlib's wildcards."""
     return any(wildcard in source for wildcard in "*?[")
 
 

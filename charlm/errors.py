@@ -25,5 +25,5 @@ class RefusedError(CharlmError):
 
 
 def indented(lines: Iterable[str]) -> str:
-    """Each of `lines` on a line of its own, indented, for the list in a message."""
+    """`lines`, one per line, indented, for the list in a message."""
     return "".join(f"\n  {line}" for line in lines)

@@ -20,15 +20,15 @@ from charlm.files import sha256
 gc.set_threshold(10_000)  # new objects between two collections; Python's own is 700
 atexit.register(gc.freeze)  # what is there at the end is not looked through once more
 
-DECIDE_NOTHING = ("charlm/errors.py", "charlm/provenance", "charlm/tracking")
-"""Code that decides no file of a stage: it words errors, looks at the machine, talks to MLflow."""
+DECIDE_NOTHING = ("charlm/errors.py", "charlm/provenance", "charlm/tracking", "stages/__init__.py")
+"""Code that decides no file of a stage: it words errors, looks at the machine, talks to MLflow, starts stages."""
 
 
 def stage(body: Callable[..., None]) -> click.Command:
     """The command of a stage: its module's docstring is the help, the parameters of `body` are folders.
 
     DVC digests a stage's code when the stage has ended: edited in between, the new code would be in dvc.lock as what
-    made a result that the old one made. So the command fails when code that it had loaded has changed.
+    made a result that the old one made. So the command fails when code that it has loaded is not what was there before.
     """
 
     @functools.wraps(body)
@@ -43,16 +43,17 @@ def stage(body: Callable[..., None]) -> click.Command:
 
 
 def code_digests() -> dict[Path, str]:
-    """SHA-256 of every file in charlm/ and stages/ of the current folder that was loaded and decides results."""
+    """SHA-256 of every file in charlm/ and stages/ of the current folder that decides results."""
     here = Path.cwd()
-    loaded = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    code = [file for file in loaded if any(file.is_relative_to(here / folder) for folder in ("charlm", "stages"))]
+    code = [file for folder in ("charlm", "stages") for file in (here / folder).rglob("*.py")]
     return {file: sha256(file) for file in code if not str(file.relative_to(here)).startswith(DECIDE_NOTHING)}
 
 
 def require_unchanged(before: Mapping[Path, str]) -> None:
-    """Raise CharlmError when a file of `before` has changed since, or is no longer there."""
-    changed = [file for file, digest in before.items() if not file.is_file() or sha256(file) != digest]
+    """Raise CharlmError when a file of `before` that is loaded has changed since, or is no longer there."""
+    loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    code = {file: digest for file, digest in before.items() if str(file) in loaded}
+    changed = [file for file, digest in code.items() if not file.is_file() or sha256(file) != digest]
     if changed:
         names = ", ".join(sorted(str(file.relative_to(Path.cwd())) for file in changed))
         raise CharlmError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from charlm import evaluation
 from charlm.files import atomic_write, write_json
 from charlm.models import checkpoint
-from charlm.text.corpus import Split
+from charlm.text.corpus import load_splits
 from charlm.text.vocabulary import Vocabulary
 from stages import stage
 
@@ -16,7 +16,7 @@ from stages import stage
 def main(prepare: Path, train: Path, out: Path) -> None:
     vocabulary = Vocabulary.load(prepare / "vocabulary.json")
     model = checkpoint.load(train / "model.safetensors", vocabulary)
-    splits = [Split.load(prepare / f"{name}.npy", len(vocabulary)) for name in ("train", "test")]
+    splits = load_splits(prepare, len(vocabulary))
     references = json.loads((prepare / "references.json").read_text(encoding="utf-8"))
     write_json(out / "metrics.json", evaluation.evaluate(model, splits, references))
     tables = {

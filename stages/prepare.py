@@ -1,4 +1,4 @@
-"""Turn the book into a vocabulary, two arrays of tokens, and the losses that counting alone comes to on them."""
+"""Turn the book into a vocabulary and two arrays of tokens, and compute the losses of models that only count."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from rich.console import Console
 
 from charlm.config import load_params
 from charlm.files import read_text, write_json, write_text
-from charlm.text.corpus import Split, save_tokens, split_sizes
+from charlm.text.corpus import load_splits, save_tokens, split_sizes
 from charlm.text.references import references
 from charlm.text.vocabulary import Vocabulary
 from stages import stage
@@ -18,9 +18,9 @@ def main(download: Path, out: Path) -> None:
     book = download / "book.txt"
     vocabulary, length = Vocabulary.from_texts(read_text(book))
     sizes = split_sizes(length, len(vocabulary), params.data.train_fraction)
-    paths = [out / "train.npy", out / "test.npy"]
-    save_tokens(dict(zip(paths, sizes, strict=True)), vocabulary.dtype, map(vocabulary.encode, read_text(book)))
-    train, test = (Split.load(path, len(vocabulary)) for path in paths)
+    files = dict(zip((out / "train.npy", out / "test.npy"), sizes, strict=True))
+    save_tokens(files, vocabulary.dtype, map(vocabulary.encode, read_text(book)))
+    train, test = load_splits(out, len(vocabulary))
     write_text(out / "vocabulary.json", vocabulary.to_json())
     with Console(stderr=True).status("counting the references"):  # half a minute for 20 million characters
         losses = references(train, test)

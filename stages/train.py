@@ -18,7 +18,7 @@ from charlm.config import Params, TrainParams, flatten, load_params, project_roo
 from charlm.files import sha256, write_text
 from charlm.models import checkpoint, trainable_class
 from charlm.random import generator
-from charlm.text.corpus import Split
+from charlm.text.corpus import load_splits
 from charlm.text.vocabulary import Vocabulary
 from charlm.tracking.live import LiveRun, live_run
 from charlm.training import history, processes
@@ -32,26 +32,32 @@ from stages import code_digests, require_unchanged, stage
 def main(prepare: Path, out: Path) -> None:
     processes.relaunch("stages.train", [str(prepare), str(out)])
     code = code_digests()
-    first = processes.rank() == 0
-    if first:  # a terminated training run ends as an interrupted one
-        for stop, handler in ((signal.SIGTERM, processes.terminated), (signal.SIGHUP, signal.default_int_handler)):
-            if signal.getsignal(stop) is not signal.SIG_IGN:  # as nohup has it
-                signal.signal(stop, handler)
-    else:  # the first one reports it
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
     params = load_params()
     if "OMP_NUM_THREADS" not in os.environ and not trainable_class(params.model.name).threaded:
         torch.set_num_threads(1)
+    processes.require_even_shares(params.train.gradient_accumulation_steps)
     settings = flatten(params, "model", "train")
-    with live_run(project_root(), settings, warn=_warn, tracked=first) as run, _undisturbed_end():
+    with (
+        live_run(project_root(), settings, warn=_warn, tracked=processes.rank() == 0) as run,
+        _interruptible(),
+    ):
         _train(params, prepare, out, run, code)
         require_unchanged(code)
         run.finish(out / "model.safetensors")
 
 
 @contextmanager
-def _undisturbed_end() -> Iterator[None]:
-    """Once the block has failed, let SIGTERM pass: a launcher sends it then, and the run is still to be closed."""
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt the block as SIGINT does; all but process 0, which reports it, just end.
+
+    After a failure SIGTERM is ignored: a launcher sends it then, and the run has yet to be closed.
+    """
+    if processes.rank():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    else:
+        signal.signal(signal.SIGTERM, processes.terminated)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         yield
     except BaseException:
@@ -60,9 +66,9 @@ def _undisturbed_end() -> Iterator[None]:
 
 
 def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping[Path, str]) -> None:
-    """Train on what `prepare` has; the first process tells `run`, and leaves history and checkpoint in `out`."""
+    """Train on what `prepare` has; the first process logs to `run` and writes history and checkpoint to `out`."""
     vocabulary = Vocabulary.load(prepare / "vocabulary.json")
-    splits = tuple(Split.load(prepare / f"{name}.npy", len(vocabulary)) for name in ("train", "test"))
+    splits = load_splits(prepare, len(vocabulary))
     settings, name, seed = params.model.settings.model_dump(), params.model.name, params.train.seed
     device = resolve_device(params.train.device, params.train.dtype)
     weights = generator(seed, "weights")
@@ -71,8 +77,8 @@ def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping
     decisive = _decisive(params, prepare, device, code)
     unfinished = Unfinished(project_root(), decisive)
     state, start = _resume(unfinished)
-    agreed = decisive | {"the step to go on from (.charlm/unfinished)": str(start)}
-    with processes.joined(device, params.train.gradient_accumulation_steps, agreed) as joined:
+    agreed = decisive | {"the step to resume from (.charlm/unfinished)": str(start)}
+    with processes.joined(device, lambda: agreed) as joined:
         save = unfinished.save if processes.local_rank() == 0 else None
         batches = generator(seed, "batches")
         points = train(model, splits, params.train, batches, processes=joined, state=state, save=save)
@@ -87,7 +93,9 @@ def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping
 def _resume(unfinished: Unfinished) -> tuple[State | None, int]:
     """The state to go on from, and its step; 0 without one."""
     state = unfinished.load()
-    if state is not None:
+    if processes.rank():
+        pass  # the first one reports it
+    elif state is not None:
         _warn(f"Resuming after step {state.step}, where a run with these parameters, text and code was cut off.")
     elif others := unfinished.others():
         _warn(

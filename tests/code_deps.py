@@ -23,6 +23,8 @@ def imports(path: str) -> frozenset[str]:
     """The files of charlm that a file imports anywhere in it, packages as their __init__.py."""
     found = set()
     for node in ast.walk(ast.parse((PROJECT / path).read_text(encoding="utf-8"))):
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: a relative import"
+        assert not (isinstance(node, ast.Import) and any(a.name.startswith("charlm") for a in node.names)), path
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "charlm":
             base = str(node.module).replace(".", "/")
             found |= {f"{base}.py", f"{base}/__init__.py", *(f"{base}/{alias.name}.py" for alias in node.names)}
@@ -36,7 +38,7 @@ def has_code(path: str) -> bool:
 
 
 def all_imports(path: str) -> set[str]:
-    """Those, and what they import in turn."""
+    """The files of charlm that a file imports, directly or not."""
     found, new = set[str](), {path}
     while new:
         new = set().union(*(imports(name) for name in new)) - found

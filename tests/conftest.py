@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from charlm.files import sha256
 from charlm.models import checkpoint
 from charlm.text.vocabulary import Vocabulary
-from charlm.tracking.content import Content, DatasetSplit
+from charlm.tracking.content import Content
 from charlm.training.history import Point
 from tests.models_for_tests import bigram
 
@@ -232,7 +232,8 @@ def content(tmp_path: Path) -> Callable[..., Content]:
             "metrics": {"perplexity/test": 4.9},
             "references": {"reference/uniform": 4.4},
             "sources": ["a.txt"],
-            "splits": [DatasetSplit("train", "c" * 64, "d" * 64), DatasetSplit("test", "e" * 64, "d" * 64)],
+            "text_sha256": "d" * 64,
+            "tokens_sha256": {"train": "c" * 64, "test": "e" * 64},
             "files": {},
             "texts": {},
             "figures": {},

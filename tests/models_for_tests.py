@@ -21,7 +21,7 @@ SHIPPED = load_params(Path(__file__).parents[1] / "params.yaml").train
 SETTINGS = SHIPPED.model_copy(update={"seed": 1, "max_iters": 50, "learning_rate": 0.01, "eval_interval": 10})
 
 
-class Sum(LanguageModel):
+class Mean(LanguageModel):
     """A model of the whole context: the logits of a position are the mean of the embeddings up to it, projected."""
 
     def __init__(self, vocabulary_size: int, block_size: int, rng: np.random.Generator) -> None:

@@ -36,6 +36,8 @@ def test_unigram_runs_through_the_pipeline_with_its_record_and_its_served_model(
     held = {path.name for path in Path(logged.artifact_location.removeprefix("file://")).rglob("*.py")}
     assert {"unigram.py", "base.py"} <= held
     assert "table.py" not in held
+    [pins] = Path(logged.artifact_location.removeprefix("file://")).rglob("requirements.txt")
+    assert "torch==2.13.0" in pins.read_text()
 
     show = f"import mlflow; print(mlflow.pyfunc.load_model({logged.artifact_location!r}).predict(['\\n'])[0], end='')"
     assert run(project.parent, "python", "-c", show).stdout == sampled

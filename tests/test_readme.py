@@ -37,7 +37,7 @@ def test_both_experiments_on_the_book_give_the_numbers(mirror: Path, tmp_path: P
     shipped, longer = (load_params(PROJECT / name) for name in ("params.yaml", "recipes/bigram.yaml"))
     write(tmp_path / "book.txt", shipped.data.source, mirror=str(mirror), kept=tmp_path, sha256=shipped.data.sha256)
     text = (tmp_path / "book.txt").read_text(encoding="utf-8")
-    vocabulary = Vocabulary.from_text(text)
+    vocabulary = Vocabulary.from_texts([text])[0]
     size, sizes = len(vocabulary), split_sizes(len(text), len(vocabulary), shipped.data.train_fraction)
     splits = [
         Split(name, tokens, size)
@@ -45,7 +45,7 @@ def test_both_experiments_on_the_book_give_the_numbers(mirror: Path, tmp_path: P
     ]
     assert f"| {len(text):,} tokens |" in README
     assert f"| {sizes[0]:,} to train, {sizes[1]:,} to test |" in README
-    assert f"| {size} characters; {len(Vocabulary.from_text(chr(0xFEFF) + text))} in the notebook," in README
+    assert f"| {size} characters; {len(Vocabulary.from_texts([chr(0xFEFF) + text])[0])} in the notebook," in README
     assert f"| {size**2:,} weights |" in README
 
     def points(settings: TrainParams) -> list[Point]:

@@ -1,4 +1,4 @@
-"""`charlm sync` and `charlm promote`: from what DVC holds to runs, from runs to the champion."""
+"""`charlm sync` and `charlm promote`: from what DVC has to runs, from runs to the champion."""
 
 import shutil
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Run = Callable[..., Any]
 
 
 def charlm(project: Path, *arguments: str, code: int = 0) -> str:
-    """What the command tells, run in this process, where MLflow is loaded already."""
+    """What the command prints, run in this process, where MLflow is loaded already."""
     place = {"DVC_ROOT": str(project), "MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}"}
     done: Result = CliRunner(env=place).invoke(main, arguments)
     assert done.exit_code == code, done.output
@@ -52,38 +52,38 @@ def synced(two_results: Path, tmp_path: Path) -> Path:
     """A copy of it after a `charlm sync`."""
     folder = tmp_path / "synced"
     shutil.copytree(two_results, folder)
-    told = charlm(folder, "sync")
-    assert told.count("recorded as run") == 2, told
+    output = charlm(folder, "sync")
+    assert output.count("recorded as run") == 2, output
     return folder
 
 
 def test_sync_makes_a_run_of_every_result_once(synced: Path, run: Run) -> None:
-    held = runs(synced)
-    committed = next(run for name, run in held.items() if name != "better-1")
-    assert {name: run.data.params["train.learning_rate"] for name, run in held.items()} == {
+    recorded = runs(synced)
+    committed = next(run for name, run in recorded.items() if name != "better-1")
+    assert {name: run.data.params["train.learning_rate"] for name, run in recorded.items()} == {
         "better-1": "0.1",
         committed.info.run_name: "0.0003",
     }
-    for each in held.values():
+    for each in recorded.values():
         assert (each.info.status, each.data.tags["charlm.origin"]) == ("FINISHED", "restored")
         assert each.data.tags["charlm.git_dirty"] == "false"
         samples = client(synced).list_artifacts(each.info.run_id, "samples")
         assert [entry.path for entry in samples] == ["samples/trained.txt", "samples/untrained.txt"]
-    assert held["better-1"].data.tags["charlm.dvc_experiment"] == "better-1"
-    assert held["better-1"].data.tags["charlm.sweep"] == "better"
+    assert recorded["better-1"].data.tags["charlm.dvc_experiment"] == "better-1"
+    assert recorded["better-1"].data.tags["charlm.sweep"] == "better"
     head = run(synced, "git", "rev-parse", "HEAD").stdout.strip()
     assert committed.data.tags["mlflow.source.git.commit"] == head
-    assert held["better-1"].data.tags["mlflow.source.git.commit"] != head
+    assert recorded["better-1"].data.tags["mlflow.source.git.commit"] != head
 
-    told = charlm(synced, "sync")
-    assert told.count("is recorded already") == 2
+    output = charlm(synced, "sync")
+    assert output.count("is recorded already") == 2
     assert {name: run.to_dictionary() for name, run in runs(synced).items()} == {
-        name: run.to_dictionary() for name, run in held.items()
+        name: run.to_dictionary() for name, run in recorded.items()
     }
     assert run(synced, "git", "status", "--porcelain").stdout == ""
 
 
-def test_results_that_are_not_whole_are_left_out_with_the_reason(two_results: Path, tmp_path: Path, run: Run) -> None:
+def test_results_that_are_incomplete_are_left_out_with_the_reason(two_results: Path, tmp_path: Path, run: Run) -> None:
     project = tmp_path / "project"
     shutil.copytree(two_results, project)
     (project / "params.yaml").write_text((project / "params.yaml").read_text().replace("1337", "1338"))
@@ -98,33 +98,33 @@ def test_results_that_are_not_whole_are_left_out_with_the_reason(two_results: Pa
     run(project, "git", "commit", "--quiet", "--all", "--message=A run that was cut short")
     (project / "dvc.lock").write_text("schema: '2.0'\n")
     run(project, "git", "commit", "--quiet", "--all", "--message=No run")
-    told = charlm(project, "sync")
-    assert "left out, dvc.lock has no result of evaluate, sample" in told
-    assert "left out, dvc.lock has no result of download, prepare, train, evaluate, sample" in told
-    assert "better-1: left out, data/train/history.csv: not in DVC's cache (dvc fetch --all-commits" in told
-    assert "left out, dvc.lock has the result of other parameters than those in params.yaml" in told
+    output = charlm(project, "sync")
+    assert "left out, dvc.lock has no result of evaluate, sample" in output
+    assert "left out, dvc.lock has no result of download, prepare, train, evaluate, sample" in output
+    assert "better-1: left out, data/train/history.csv: not in DVC's cache (dvc fetch --all-commits" in output
+    assert "left out, dvc.lock has the result of other parameters than those in params.yaml" in output
     assert [run.data.params["train.learning_rate"] for run in runs(project).values()] == ["0.0003"]
 
 
 def test_promote_makes_the_better_run_the_champion_and_keeps_it(synced: Path) -> None:
-    held = runs(synced)
-    worse = next(run for name, run in held.items() if name != "better-1")
+    recorded = runs(synced)
+    worse = next(run for name, run in recorded.items() if name != "better-1")
 
     def champion() -> tuple[str, str | None]:
         version = client(synced).get_model_version_by_alias("charlm", "champion")
         return str(version.version), version.run_id
 
-    told = charlm(synced, "promote", worse.info.run_id[:8])
-    assert told.endswith("is version 1 of the model charlm and now the champion: models:/charlm@champion\n")
+    output = charlm(synced, "promote", worse.info.run_id[:8])
+    assert output.endswith("is version 1 of the model charlm and now the champion: models:/charlm@champion\n")
     assert champion() == ("1", worse.info.run_id)
     assert "is version 2 of the model charlm and now the champion" in charlm(synced, "promote")
-    assert champion() == ("2", held["better-1"].info.run_id)
+    assert champion() == ("2", recorded["better-1"].info.run_id)
     for arguments in ([], ["better-1"], ["better-1", "--force"]):
         assert "is version 2 of the model charlm and the champion already." in charlm(synced, "promote", *arguments)
     refused = charlm(synced, "promote", worse.info.run_id, code=1)
     assert refused.startswith("Error: Version 2 of charlm (run better-1, test loss ")
     assert "--force moves the alias anyway." in refused
-    assert champion() == ("2", held["better-1"].info.run_id)
+    assert champion() == ("2", recorded["better-1"].info.run_id)
     charlm(synced, "promote", worse.info.run_id, "--force")
     assert champion() == ("1", worse.info.run_id)
     assert len(client(synced).search_model_versions("name = 'charlm'")) == 2
@@ -145,7 +145,7 @@ def test_run_on_another_text_is_no_better_and_no_worse(synced: Path) -> None:
     assert "is version 1 of the model charlm and the champion already" in charlm(synced, "promote")
 
 
-def test_promote_in_an_empty_store_tells_what_makes_a_run(two_results: Path) -> None:
-    told = charlm(two_results, "promote", code=1)
-    assert told.endswith("to promote.\n`dvc repro` creates one.\n")
+def test_promote_in_an_empty_store_says_what_creates_a_run(two_results: Path) -> None:
+    output = charlm(two_results, "promote", code=1)
+    assert output.endswith("to promote.\n`dvc repro` creates one.\n")
     assert "no such run in sqlite:///" in charlm(two_results, "promote", "nothing", code=1)

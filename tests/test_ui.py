@@ -1,6 +1,6 @@
 """MLflow's UI as a person sees it: `charlm ui` on a store of real runs, in headless Chromium.
 
-With --screenshots the tests leave pictures of the pages that they have checked; `make screenshots` asks for it.
+With --screenshots the tests leave pictures of the pages that they have checked; `make screenshots` does it.
 """
 
 import json
@@ -41,7 +41,7 @@ PATIENCE = 30_000
 
 @pytest.fixture(scope="session")
 def sweep(request: pytest.FixtureRequest, tale_project: Path, once: Callable[..., Path], run: Run) -> Path:
-    """A project whose store holds a sweep, a larger one for pictures."""
+    """A project with a sweep in its store, a larger one for pictures."""
     grid = LARGE if request.config.getoption("screenshots") else SMALL
 
     def fill(folder: Path) -> None:
@@ -103,7 +103,7 @@ def page(browser: BrowserContext) -> Iterator[Page]:
 
 @pytest.fixture
 def picture(page: Page, request: pytest.FixtureRequest) -> Picture:
-    """A function that keeps a picture of the page below a name, when --screenshots asks for it.
+    """A function that keeps a picture of the page below a name, when --screenshots does it.
 
     `hidden` depends on the machine that the tests run on, such as the folder of the store.
     """
@@ -138,7 +138,7 @@ def run_page(page: Page, address: str, runs: list[MlflowRun]) -> Page:
 
 
 def values(page: Page, name: str) -> list[float]:
-    """What stands in the column `name` of the list of runs, from the top."""
+    """The values in the column `name` of the list of runs, from the top."""
     cells = page.get_by_role("gridcell").and_(page.locator(f"[col-id='{name}']"))
     return [float(text) for text in cells.all_inner_texts()]
 

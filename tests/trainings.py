@@ -18,3 +18,23 @@ def only_run(project: Path) -> Any:
     """The one run in its MLflow store."""
     [run] = MlflowClient(f"sqlite:///{project / 'mlflow.db'}").search_runs(["1"])
     return run
+
+
+HOOK = """
+import itertools
+import os
+
+_mean_of_all = mean
+
+def mean(found, steps=itertools.count(1)):
+    if next(steps) == 20:
+        code = os.environ.get("AT_STEP_20_IN_" + os.environ.get("RANK", "0"), "")
+        exec(compile(code, "hook", "exec"))  # executing text, Python exits by SIGINT after any KeyboardInterrupt
+    return _mean_of_all(found)
+"""
+
+
+def add_hook(project: Path) -> None:
+    """Let process N run the code in the environment variable AT_STEP_20_IN_N at that step."""
+    with (project / "charlm/training/loop.py").open("a") as module:
+        module.write(HOOK)

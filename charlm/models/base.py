@@ -1,4 +1,4 @@
-"""The interface of all models: a `Predictor` that can learn, and the ways of doing it that need its logits alone.
+"""The interface of all models: a `Predictor` that can learn, with default implementations that use only `logits`.
 
 A model defines `logits` or `continued`, and overrides the other methods where it knows better; a test compares each
 with the way here. B windows of T characters, V characters in the vocabulary.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 the name that PyTorch's own documentation gives it
 
-from charlm.models.predictor import Floats, Index, Probabilities, cumulative, draw, require_shapes, softmax
+from charlm.models.predictor import Floats, Index, cumulative, draw, require_shapes, softmax
 from charlm.text.corpus import Split
 
 
@@ -91,7 +91,8 @@ class LanguageModel(nn.Module):
             self.train()
             _, loss = self(contexts, targets)
             self.eval()
-        return loss.detach(), list(torch.autograd.grad(loss, list(self.parameters())))
+        gradients = torch.autograd.grad(loss, list(self.parameters()), allow_unused=True, materialize_grads=True)
+        return loss.detach(), list(gradients)
 
     @torch.no_grad()
     def estimated_loss(self, split: Split, batch_size: int, eval_iters: int) -> float:
@@ -126,7 +127,7 @@ class LanguageModel(nn.Module):
             yield losses.cpu().double().numpy().reshape(fresh.shape), fresh
 
     @torch.no_grad()
-    def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Probabilities:
+    def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Floats:
         """Probability of each character after each sequence of `index` (B, T), in its window: (B, V)."""
         logits = self.logits(self._tensor(index[:, self.window_start(index.shape[1]) :]))[:, -1]  # (B, V)
         return softmax(logits.double().cpu().numpy(), temperature)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from charlm.models.base import LanguageModel
-from charlm.models.predictor import Floats, Index, Probabilities
+from charlm.models.predictor import Floats, Index
 from charlm.models.table import BigramTable
 from charlm.text.corpus import Split
 
@@ -56,21 +56,21 @@ class BigramLanguageModel(LanguageModel):
         return self.loss_over(split)
 
     def loss_over(self, split: Split) -> float:
-        """That of the table."""
+        """See `BigramTable`."""
         return self.table().loss_over(split)
 
     def loss_by_context(self, split: Split) -> Floats:
-        """That of the table."""
+        """See `BigramTable`."""
         return self.table().loss_by_context(split)
 
     def position_losses(self, split: Split) -> Floats:
-        """Those of the table."""
+        """See `BigramTable`."""
         return self.table().position_losses(split)
 
-    def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Probabilities:
-        """Those of the table."""
+    def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Floats:
+        """See `BigramTable`."""
         return self.table().next_char_probabilities(index, temperature)
 
     def generate(self, index: Index, n: int, temperature: float, rng: np.random.Generator) -> Index:
-        """That of the table."""
+        """See `BigramTable`."""
         return self.table().generate(index, n, temperature, rng)

@@ -67,7 +67,7 @@ def _initial(path: Path, metadata: dict[str, Any], vocabulary: Vocabulary, rng: 
     for key, value in expected.items():
         if metadata.get(key) != value:
             raise _problem(path, f"{key} is {metadata.get(key)}, but the vocabulary given has {value}")
-    if metadata.get("model") not in MODELS:
+    if metadata.get("model") not in list(MODELS):
         raise _problem(path, f"model is {metadata.get('model')!r}, known here: {', '.join(MODELS)}")
     try:
         return predictor_class(metadata["model"]).initial(

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from charlm.text.corpus import Split
 
 Index = NDArray[np.int64]
-Probabilities = NDArray[np.float64]
 Floats = NDArray[np.float64]
 
 
@@ -32,7 +31,7 @@ class Predictor(Protocol):
     def position_losses(self, split: Split) -> Floats:
         """The loss of each position of a short `split` but the first: (N - 1,)."""
 
-    def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Probabilities:
+    def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Floats:
         """Probability of each character after each sequence of `index` (B, T): (B, V)."""
 
     def generate(self, index: Index, n: int, temperature: float, rng: np.random.Generator) -> Index:
@@ -50,23 +49,27 @@ def require_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, 
             raise ValueError(f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}")
 
 
-def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> Probabilities:
+def log_softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> Floats:
+    """Logarithms of the probabilities of `logits` (..., V) in float64; nan for those of weights that diverged."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        # The largest is subtracted first, or a tiny temperature would make it infinite.
+        shifted = (logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)) / temperature
+    log_probabilities: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return log_probabilities
+
+
+def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> Floats:
     """Probabilities of `logits` (..., V) in float64."""
-    # The largest is taken off first, or a tiny temperature would make it infinite.
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    powers = np.exp(shifted / temperature)
-    probabilities: Probabilities = powers / powers.sum(axis=-1, keepdims=True)
-    return probabilities
+    return np.asarray(np.exp(log_softmax(logits, temperature)))
 
 
-def cumulative(probabilities: Probabilities) -> Probabilities:
+def cumulative(probabilities: Floats) -> Floats:
     """The cumulative distributions of `probabilities` (..., V), each ending at 1, which a rounding error may miss."""
     sums = probabilities.cumsum(axis=-1)
     sums[..., -1] = 1.0
     return sums
 
 
-def draw(cumulative: Probabilities, uniform: NDArray[np.float64]) -> Index:
+def draw(cumulative: Floats, uniform: NDArray[np.float64]) -> Index:
     """The character of each cumulative distribution (B, V) that a number of `uniform` (B,) falls on: (B,)."""
-    drawn: Index = (cumulative <= uniform[:, None]).sum(axis=1)
-    return drawn
+    return np.asarray((cumulative <= uniform[:, None]).sum(axis=1))

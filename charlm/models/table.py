@@ -1,4 +1,4 @@
-"""A trained bigram: its table of logits in NumPy, and what a model of one character's context knows in closed form.
+"""A trained bigram: its table of logits in NumPy, and its closed forms.
 
 Evaluating and sampling it needs no torch. The trainable bigram (`charlm.models.bigram`) hands these questions to it.
 """
@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.models.predictor import Floats, Index, Probabilities, cumulative, draw, require_shapes, softmax
+from charlm.models.predictor import Floats, Index, cumulative, draw, log_softmax, require_shapes, softmax
 from charlm.text.corpus import Split
 
 WEIGHT = "token_embedding_table.weight"
@@ -38,7 +38,7 @@ class BigramTable:
 
     def loss_over(self, split: Split) -> float:
         """Mean cross-entropy over every position of `split` but the first, which depends on its pairs alone."""
-        return -float((split.pairs * self._log_probabilities()).sum() / (len(split) - 1))
+        return -float((split.pairs * log_softmax(self.table)).sum() / (len(split) - 1))
 
     def loss_by_context(self, split: Split) -> Floats:
         """The same however many characters it has seen: (block_size,)."""
@@ -46,17 +46,9 @@ class BigramTable:
 
     def position_losses(self, split: Split) -> Floats:
         """The loss of each position of a short `split` but the first: (N - 1,)."""
-        losses: Floats = -self._log_probabilities()[split.tokens[:-1], split.tokens[1:]]
-        return losses
+        return -log_softmax(self.table)[split.tokens[:-1], split.tokens[1:]]
 
-    def _log_probabilities(self) -> Floats:
-        """Logarithms of the probabilities (V, V)."""
-        with np.errstate(invalid="ignore"):  # of weights that diverged they are nan
-            shifted = self.table - self.table.max(axis=1, keepdims=True)
-        log_probabilities: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return log_probabilities
-
-    def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Probabilities:
+    def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Floats:
         """Probability of each character after each sequence of `index` (B, T), of which the last one counts: (B, V)."""
         return softmax(self.table[index[:, -1]], temperature)
 

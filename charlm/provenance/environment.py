@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from typing import Self
@@ -46,15 +47,17 @@ class Environment:
 
     def software_differences(self, other: Self) -> list[str]:
         """A line for Python and each package with another version in `other`; charlm itself does not count."""
-        mine, others = ({"python": e.python} | e.packages for e in (self, other))
-        return [
-            f"{name}: {mine.get(name, 'not installed')} on record, {others.get(name, 'not installed')} here"
-            for name in sorted(mine.keys() | others.keys())
-            if name != "charlm" and mine.get(name) != others.get(name)
-        ]
+        return differences(*({"python": e.python} | e.packages | {"charlm": ""} for e in (self, other)))
 
     def machine_differences(self, other: Self) -> list[str]:
         """A line if the platform, and if the CPU capability, differs in `other`; neither should change a result."""
-        mine, others = asdict(self), asdict(other)
-        facts = [fact for fact in ("platform", "cpu_capability") if mine[fact] != others[fact]]
-        return [f"{fact}: {mine[fact]} on record, {others[fact]} here" for fact in facts]
+        return differences(*({"platform": e.platform, "cpu_capability": e.cpu_capability} for e in (self, other)))
+
+
+def differences(recorded: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """A line for every name with different values."""
+    return [
+        f"{name}: {recorded.get(name, 'not installed')} on record, {here.get(name, 'not installed')} here"
+        for name in sorted(recorded.keys() | here.keys())
+        if recorded.get(name) != here.get(name)
+    ]

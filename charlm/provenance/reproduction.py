@@ -25,19 +25,9 @@ from safetensors.numpy import load_file
 
 from charlm.config import PARAMS_FILE, project_root
 from charlm.errors import CharlmError, indented
-from charlm.provenance.environment import Environment
-from charlm.provenance.repository import (
-    LOCK,
-    STAGES,
-    NotTriedError,
-    cache_folder,
-    check_out,
-    environment,
-    outputs,
-    require,
-    restore,
-    run,
-)
+from charlm.provenance import repository
+from charlm.provenance.environment import Environment, differences
+from charlm.provenance.repository import LOCK, STAGES, NotTriedError, outputs, require, run
 
 BOOK = "data/download/book.txt"
 METRICS = "data/evaluate/metrics.json"
@@ -52,15 +42,12 @@ class DifferentError(CharlmError):
 
 @dataclass(frozen=True)
 class Record:
-    """Everything needed to reproduce a result."""
+    """What it takes to reproduce a result; `patch` leads from the commit to the code that ran."""
 
     commit: str
     patch: bytes
-    """From the commit to the code that ran, as `git diff --binary` writes it."""
     params: bytes
-    """params.yaml."""
     lock: bytes
-    """dvc.lock."""
 
 
 @contextmanager
@@ -75,7 +62,7 @@ def reproduced(record: Record, *, all_stages: bool = False) -> Iterator[Path]:
     root = project_root()
     with tempfile.TemporaryDirectory(prefix="charlm-reproduce.") as temporary:
         folder = Path(temporary) / "project"
-        check_out(root, record.commit, folder)
+        repository.check_out(root, record.commit, folder)
         if record.patch:
             require(run(folder, "git", "-c", "apply.whitespace=nowarn", "apply", "-", stdin=record.patch))
         (folder / PARAMS_FILE).write_bytes(record.params)
@@ -84,7 +71,7 @@ def reproduced(record: Record, *, all_stages: bool = False) -> Iterator[Path]:
             _repro(folder)
         else:
             text = outputs(record.lock).get(("download", BOOK), "")
-            cached = restore(cache_folder(root), text, folder / BOOK)
+            cached = repository.restore(repository.cache_folder(root), text, folder / BOOK)
             _repro(folder, "--single-item", *STAGES[1 if cached else 0 :])
         yield folder
 
@@ -93,7 +80,7 @@ def _repro(folder: Path, *arguments: str) -> None:
     """Make DVC run stages in `folder` again, with the packages of this process and no tracking."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     command = [sys.executable, "-m", "dvc", "repro", "--force", *arguments]
-    settings = environment() | {"PATH": path, "CHARLM_TRACKING": "off"}
+    settings = repository.environment() | {"PATH": path, "CHARLM_TRACKING": "off"}
     if subprocess.run(command, cwd=folder, env=settings, stdout=sys.stderr, check=False).returncode:
         raise NotTriedError("The stages could not be run again; the reason is above.")
 
@@ -116,7 +103,9 @@ def report(record: Record, folder: Path, artifacts: Path, known: Sequence[str]) 
             different.append(f"{path} of stage {stage}")
     Console(width=120).print(table)
     if different:
-        number = _first_number(folder, artifacts)
+        pairs = {"checkpoint/model.safetensors": "data/train/model.safetensors", "metrics.json": METRICS}
+        numbers = (first_difference(artifacts / name, folder / path) for name, path in pairs.items())
+        number = next(filter(None, numbers), None)
         raise DifferentError(
             f"Not reproduced: {different[0]} is the first file that differs.",
             f"First difference, {number}." if number else "",
@@ -124,18 +113,10 @@ def report(record: Record, folder: Path, artifacts: Path, known: Sequence[str]) 
         )
 
 
-def _first_number(folder: Path, artifacts: Path) -> str | None:
-    """The first weight that differs, else the first figure; None if there is nothing to compare."""
-    pairs = {"checkpoint/model.safetensors": "data/train/model.safetensors", "metrics.json": METRICS}
-    for name, path in pairs.items():
-        old, new = artifacts / name, folder / path
-        if old.is_file() and new.is_file() and (number := first_difference(old, new)):
-            return number
-    return None
-
-
 def first_difference(recorded: Path, reproduced: Path) -> str | None:
-    """The first figure of metrics.json, or weight, that differs, with both values; None if none does."""
+    """The first figure of metrics.json, or weight, that differs, with both values; None if none does or can be read."""
+    if not (recorded.is_file() and reproduced.is_file()):
+        return None
     old, new = (_numbers(path) for path in (recorded, reproduced))
     for name in old:
         if name not in new or old[name].shape != new[name].shape:
@@ -189,13 +170,13 @@ def _page_problems(page: str, lock: bytes) -> list[str]:
 def _known_differences(page: str, pins: str) -> list[str]:
     """How this machine differs from the page's table and from requirements.lock."""
     here = Environment.here()
-    table = dict(re.findall(r"^\| ([A-Z][\w ]+) \| (.+) \|$", page, re.MULTILINE))
-    pinned = re.findall(r"^([a-z0-9._-]+)==(\S+)$", pins, re.MULTILINE)
-    installed = {name: version.partition("+")[0] for name, version in here.packages.items()}
-    facts = {"Python": (table.get("Python"), here.python)}
-    facts["CPU capability"] = (table.get("CPU capability"), here.cpu_capability)
-    facts |= {name: (version, installed.get(canonicalize_name(name), "not installed")) for name, version in pinned}
-    return [f"{name}: {old} on record, {new} here" for name, (old, new) in facts.items() if old != new]
+    table = dict(re.findall(r"^\| (Python|CPU capability) \| (.+) \|$", page, re.MULTILINE))
+    pinned = {
+        canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)$", pins, re.MULTILINE)
+    }
+    installed = {name: version.partition("+")[0] for name, version in here.packages.items() if name in pinned}
+    facts = {"Python": here.python, "CPU capability": here.cpu_capability}
+    return differences(table | pinned, facts | installed)
 
 
 @click.command()

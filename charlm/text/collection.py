@@ -58,11 +58,8 @@ def _matches(source: str, folder: Path) -> list[str]:
             f"data.source contains {source!r}, which is not a valid pattern: {err}.",
             "Expected `*`, `?` or `[]` in the path of a file, or `**` in place of folders.",
         ) from err
-    return sorted(str(path) for path in found if (folder / path).is_file() and not _is_hidden(path, pattern))
-
-
-def _is_hidden(path: Path, pattern: Path) -> bool:
-    return any(name.startswith(".") and name not in pattern.parts for name in path.parts)
+    hidden = (any(name.startswith(".") and name not in pattern.parts for name in path.parts) for path in found)
+    return sorted(str(path) for path, hide in zip(found, hidden, strict=True) if (folder / path).is_file() and not hide)
 
 
 def require_all(sources: Sequence[str], root: Path) -> None:
@@ -208,6 +205,8 @@ def read_source(path: Path, *, from_gutenberg: bool, pinned: str | None = None, 
     decoded = read_text(path, size, encoding=_encoding(path, size), universal_newlines=True)
     blocks = _with_one_final_newline(decoded)
     if path.stat().st_size > MAX_GUTENBERG_SIZE:
+        if from_gutenberg:
+            raise RefusedError(f"it has more than {MAX_GUTENBERG_SIZE:,} bytes, which no book of Project Gutenberg has")
         return blocks
     text = "".join(blocks)
     marked = has_marker(text)

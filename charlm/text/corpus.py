@@ -16,20 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.errors import CharlmError
-from charlm.files import atomic_write
+from charlm.files import BLOCK, atomic_write
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 Windows = NDArray[np.int64]
 
-BLOCK = 2**16
-_DRAWN = 256  # batches whose starts are drawn, and read, at once
-_EVALUATED = 2**14  # positions that a model is asked for at once
+_READ = 2**16  # characters of random windows that are read at once
+_LOGITS = 2**21  # logits that a model computes at once, at least those of one window
 
 
 def split_sizes(length: int, distinct: int, train_fraction: float) -> tuple[int, int]:
     """How many of the `length` characters of a text train, the first int(train_fraction * length), and how many test.
 
-    Raises CharlmError when fewer than two of them are `distinct`, or a split has less than one pair.
+    Raises CharlmError when the text has fewer than two `distinct` characters, or a split less than one pair.
     """
     fix = "Choose another text (data.source) or another data.train_fraction."
     if distinct < 2:
@@ -96,12 +95,13 @@ class Split:
 
         Every start from 0 to N - T - 1 is equally likely; of the text only the windows drawn are read.
         """
+        count = max(1, _READ // (batch_size * (block_size + 1)))  # batches that are drawn and read at once
         while True:
-            starts = rng.integers(len(self) - block_size, size=_DRAWN * batch_size)
-            yield from self._read(starts, block_size + 1).reshape(_DRAWN, batch_size, block_size + 1)
+            starts = rng.integers(len(self) - block_size, size=count * batch_size)
+            yield from self._read(starts, block_size + 1).reshape(count, batch_size, block_size + 1)
 
     def even_windows(self, count: int, block_size: int) -> Windows:
-        """`count` windows evenly spaced over the split, the first at its start, the last at its end: (count, T + 1)."""
+        """`count` windows evenly spaced over the split, from its start to its end: (count, T + 1)."""
         starts = np.linspace(0, len(self) - block_size - 1, count).astype(np.int64)
         return self._read(starts, block_size + 1)
 
@@ -113,11 +113,14 @@ class Split:
         """
         size = min(block_size, len(self) - 1)
         last, stride = len(self) - 1 - size, max(1, size // 2)
-        starts = np.append(np.arange(0, last, stride), last)
-        ends = np.append(0, starts[:-1] + size)  # the first position that no earlier window has as a target
-        for at in range(0, len(starts), step := max(1, _EVALUATED // size)):
-            some = starts[at : at + step]
-            yield self._read(some, size + 1), some[:, None] + np.arange(size) >= ends[at : at + step, None]
+        step, windows = max(1, _LOGITS // (size * self.vocabulary_size)), 1 + -(-last // stride)
+        for at in range(0, windows, step):
+            numbers = np.arange(at, min(at + step, windows))
+            starts = np.minimum(numbers * stride, last)
+            ends = np.where(
+                numbers > 0, (numbers - 1) * stride + size, 0
+            )  # the first position that is a target only now
+            yield self._read(starts, size + 1), starts[:, None] + np.arange(size) >= ends[:, None]
 
     def _read(self, starts: "Iterable[int] | Windows", length: int) -> Windows:
         """The windows of `length` at `starts`, one a row.
@@ -146,8 +149,13 @@ def _count_pairs(blocks: Iterable[Windows], size: int) -> NDArray[np.int64]:
     return counts.reshape(size, size)
 
 
+def load_splits(folder: Path, vocabulary_size: int) -> tuple[Split, Split]:
+    """The train and the test split that `prepare` has written to `folder`."""
+    return Split.load(folder / "train.npy", vocabulary_size), Split.load(folder / "test.npy", vocabulary_size)
+
+
 def save_tokens(sizes: Mapping[Path, int], dtype: np.dtype[Any], blocks: Iterable[Tokens]) -> None:
-    """Write `blocks`, one after the other, as arrays of `sizes` to these paths, all of them complete or none at all.
+    """Write `blocks`, one after the other, as arrays of `sizes` to these paths, each complete or not at all.
 
     The blocks have as many tokens of `dtype` as the arrays together; the bytes are those that np.save writes.
     """

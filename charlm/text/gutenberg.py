@@ -1,6 +1,6 @@
 """What an entry of `data.source` is, and where to look for it: a Project Gutenberg book, a URL or a path.
 
-It asks no address and opens no file: `charlm.text.collection` does.
+It makes no request and opens no file: `charlm.text.collection` does.
 """
 
 import re

@@ -9,6 +9,7 @@ text in memory; the other references read it block by block.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,9 +145,17 @@ def _count_pairs(split: Split) -> tuple[Integers, Integers]:
     if split.vocabulary_size**2 <= DENSE:
         pairs = np.flatnonzero(split.pairs)
         return pairs, split.pairs.ravel()[pairs]
-    pairs = counts = np.empty(0, dtype=np.int64)
+    merged, pending, waiting = (np.empty(0, dtype=np.int64),) * 2, [], 0
     for block in split.overlapping_blocks():
-        found, times = np.unique(block[:-1] * split.vocabulary_size + block[1:], return_counts=True)
-        pairs, places = np.unique(np.concatenate([pairs, found]), return_inverse=True)
-        counts = np.bincount(places, np.concatenate([counts, times])).astype(np.int64)
-    return pairs, counts
+        pending.append(np.unique(block[:-1] * split.vocabulary_size + block[1:], return_counts=True))
+        waiting += len(pending[-1][0])
+        if waiting > len(merged[0]):  # so that all merges together cost no more than a few sorts of all
+            merged, pending, waiting = _merged([merged, *pending]), [], 0
+    return _merged([merged, *pending])
+
+
+def _merged(counted: Sequence[tuple[Integers, Integers]]) -> tuple[Integers, Integers]:
+    """The sorted union of several lists of pairs, with the sums of their counts."""
+    pairs, counts = (np.concatenate(arrays) for arrays in zip(*counted, strict=True))
+    distinct, places = np.unique(pairs, return_inverse=True)
+    return distinct, np.bincount(places, counts, len(distinct)).astype(np.int64)

@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.errors import CharlmError
-
-_BLOCK = 2**16
+from charlm.files import BLOCK
 
 
 class UnknownCharacterError(CharlmError):
@@ -44,11 +43,6 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         assert list(self.characters) == sorted(set(self.characters)), "characters that are not sorted and distinct"
-
-    @classmethod
-    def from_text(cls, text: str) -> Self:
-        """The vocabulary of all characters of `text`."""
-        return cls.from_texts([text])[0]
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> tuple[Self, int]:
@@ -127,13 +121,13 @@ class Vocabulary:
         Raises UnknownCharacterError for the first character that is not in the vocabulary.
         """
         tokens = np.empty(len(text), dtype=self.dtype)
-        for start in range(0, len(text), _BLOCK):
-            block = text[start : start + _BLOCK]
+        for start in range(0, len(text), BLOCK):
+            block = text[start : start + BLOCK]
             found = self._look_up(block)
             if found.max() == len(self):
                 position = int(np.argmax(found))
                 raise UnknownCharacterError(block[position], start + position, len(self))
-            tokens[start : start + _BLOCK] = found
+            tokens[start : start + BLOCK] = found
         return tokens
 
     def _look_up(self, text: str) -> NDArray[Any]:

@@ -15,17 +15,6 @@ from charlm.training.history import Point
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_EXAMPLE_LENGTH = 40
-
-
-@dataclass(frozen=True)
-class DatasetSplit:
-    """A dataset of a run: its context (train or test), the SHA-256 of its tokens and of the whole text."""
-
-    context: str
-    tokens_sha256: str
-    text_sha256: str
-
 
 @dataclass(frozen=True)
 class Content:
@@ -43,7 +32,9 @@ class Content:
     """By metric name; logged at the first and the last step, so that the UI draws a line."""
     sources: list[str]
     """Where each text comes from."""
-    splits: Sequence[DatasetSplit]
+    text_sha256: str
+    tokens_sha256: Mapping[str, str]
+    """Of the splits, by MLflow's context of a dataset: train and test."""
     files: Mapping[str, Path]
     """By artifact name."""
     texts: Mapping[str, str]
@@ -61,9 +52,8 @@ class Content:
 def content_of(results: Results, params: Params, texts: Mapping[str, str]) -> Content:
     """What the run of `results` contains; `texts` are params.yaml and dvc.lock by name."""
     metrics, points = results.read_metrics(), results.read_history()
-    files = {f"checkpoint/{path.name}": path for path in (results.checkpoint, results.vocabulary)}
-    files |= {f"samples/{path.name}": path for path in results.samples} | {results.metrics.name: results.metrics}
-    text_sha256 = sha256(results.book)
+    checkpoint = {f"checkpoint/{path.name}": path for path in (results.checkpoint, results.vocabulary)}
+    samples = {f"samples/{path.name}": path for path in results.samples}
     final = [(name, split) for split in results.tokens for name in ("bits_per_char", "perplexity")]
 
     def loss() -> "Figure":
@@ -85,8 +75,9 @@ def content_of(results: Results, params: Params, texts: Mapping[str, str]) -> Co
         metrics={f"{name}/{split}": metrics[split][name] for name, split in final},
         references={f"reference/{name}": value for name, value in metrics["reference"].items()},
         sources=params.data.source,
-        splits=[DatasetSplit(split, sha256(path), text_sha256) for split, path in results.tokens.items()],
-        files=files,
+        text_sha256=sha256(results.book),
+        tokens_sha256={split: sha256(path) for split, path in results.tokens.items()},
+        files=checkpoint | samples | {results.metrics.name: results.metrics},
         texts=texts,
         figures={"figures/loss.png": loss, "figures/next_char.png": next_char},
         description=markdown(results, params),
@@ -99,7 +90,7 @@ def content_of(results: Results, params: Params, texts: Mapping[str, str]) -> Co
 def _example(book: Path) -> str:
     """The beginning of the first line that is not blank; a line may be the whole text, so it is not read to its end."""
     with book.open(encoding="utf-8") as file:
-        while piece := file.readline(_EXAMPLE_LENGTH):
+        while piece := file.readline(40):
             if piece.strip():
                 return piece.strip()
     return "\n"

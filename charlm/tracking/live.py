@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
+from itertools import count
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from charlm.files import sha256
 from charlm.provenance.code import Origin
@@ -29,24 +30,14 @@ _PAUSE = 1.0  # seconds in which points gather: sent one by one, they would halv
 _SYSTEM_INTERVAL = 10.0  # seconds between two samples of the machine; there is also one at the start and at the end
 
 
-class LiveRun(Protocol):
-    """What a training reports while it runs."""
+class LiveRun:
+    """What a training reports to while it runs; this one keeps nothing."""
 
     def log(self, point: Point, tokens_per_second: float | None) -> None:
         """Take a point of the loss curve, without waiting for the store."""
 
     def finish(self, checkpoint: Path) -> None:
         """Note that the training has written `checkpoint`."""
-
-
-class _Untracked:
-    """A LiveRun that keeps nothing."""
-
-    def log(self, point: Point, tokens_per_second: float | None) -> None:
-        pass
-
-    def finish(self, checkpoint: Path) -> None:
-        pass
 
 
 class _Machine:
@@ -58,7 +49,7 @@ class _Machine:
         # Its own thread would query the store before each sample, and take none in a run shorter than the interval.
         self._monitor = SystemMetricsMonitor(run_id, _SYSTEM_INTERVAL, tracking_uri=uri)
         self.interval = float(self._monitor.sampling_interval)
-        self._step = 0
+        self._steps = count()
 
     def sample(self) -> "list[Metric]":
         """Every measurement since the last sample, or since the start."""
@@ -66,11 +57,10 @@ class _Machine:
         values = {f"system/{name}": value for name, value in self._monitor.aggregate_metrics().items()}
         for monitor in self._monitor.monitors:
             monitor.clear_metrics()
-        self._step += 1
-        return as_metrics(values, self._step - 1)
+        return as_metrics(values, next(self._steps))
 
 
-class _TrackedRun:
+class _TrackedRun(LiveRun):
     """A LiveRun whose thread sends what is logged to MLflow, as many metrics at once as there are."""
 
     def __init__(self, store: Store, params: Mapping[str, Any]) -> None:
@@ -180,7 +170,7 @@ def live_run(
     CHARLM_TRACKING=off.
     """
     if not (tracked and enabled()):
-        yield _Untracked()
+        yield LiveRun()
         return
     store = Store(root)
     with store_errors(store.uri):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from charlm.config import MODELS
 from charlm.tracking.content import Content
 from charlm.tracking.entities import as_params
-from charlm.tracking.process import is_gone, process
+from charlm.tracking.process import has_ended, process
 from charlm.tracking.store import PROCESS_TAG
 
 if TYPE_CHECKING:
@@ -24,25 +24,17 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 NAME = "charlm"
-CODE = (
-    "__init__.py",
-    "config.py",
-    "errors.py",
-    "files.py",
-    "models/__init__.py",
-    "models/checkpoint.py",
-    "models/predictor.py",
-    "models/sampling.py",
-    "random.py",
-    "text/__init__.py",
-    "text/corpus.py",
-    "text/vocabulary.py",
-)
+_MODULES = {
+    "": ("__init__", "config", "errors", "files", "random"),
+    "models/": ("__init__", "checkpoint", "predictor", "sampling"),
+    "text/": ("__init__", "corpus", "vocabulary"),
+}
+CODE = tuple(f"{folder}{name}.py" for folder, names in _MODULES.items() for name in names)
 """The files of charlm that every model runs."""
 _LONGEST = 3600.0  # seconds that another machine may take to log a model
 _PACKAGE = Path(__file__).parents[1]
-_IMPORTED = ("mlflow", "numpy", "safetensors", "torch")
-"""The packages that they import and that no other of them brings along."""
+_IMPORTED = ("mlflow", "numpy", "safetensors")
+"""The packages that they import and that no other of them brings along; a LanguageModel adds torch."""
 
 
 def model_code(name: str) -> tuple[str, ...]:
@@ -86,7 +78,7 @@ def _is_abandoned(model: "LoggedModel") -> bool:
     """Whether the process that was logging the model has stopped."""
     owner = model.tags.get(PROCESS_TAG, "")
     age = time.time() - model.creation_timestamp / 1000
-    return owner == process() or is_gone(owner) or age > _LONGEST
+    return owner == process() or has_ended(owner) or age > _LONGEST
 
 
 def _log(client: "MlflowClient", run: "Run", content: Content) -> str:
@@ -105,8 +97,9 @@ def _save(folder: Path, model: "LoggedModel", content: Content) -> None:
     from mlflow.models.model import Model
     from mlflow.pyfunc import save_model
 
-    code = folder / "charlm"
-    for name in (*CODE, *model_code(content.params["model.name"])):
+    code, own = folder / "charlm", model_code(content.params["model.name"])
+    packages = (*_IMPORTED, "torch") if "models/base.py" in own else _IMPORTED
+    for name in (*CODE, *own):
         (code / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(_PACKAGE / name, code / name)
     sampling = {name: content.params[f"sample.{name}"] for name in ("max_new_tokens", "temperature", "seed")}
@@ -118,7 +111,7 @@ def _save(folder: Path, model: "LoggedModel", content: Content) -> None:
         artifacts={"checkpoint": str(content.checkpoint), "vocabulary": str(content.vocabulary)},
         signature=_signature(sampling),
         input_example=([content.example], sampling),
-        pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _IMPORTED],
+        pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in packages],
     )
 
 

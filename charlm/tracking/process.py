@@ -12,7 +12,7 @@ def process() -> str:
     return f"{_machine()} {me.pid} {_started(me)}"
 
 
-def is_gone(process: str) -> bool:
+def has_ended(process: str) -> bool:
     """Whether `process` is one of this machine and has ended."""
     machine, _, rest = process.partition(" ")
     if machine != _machine() or not rest:

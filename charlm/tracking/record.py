@@ -182,17 +182,19 @@ def _datasets(content: Content) -> list[Any]:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     name, kind, source = _source(content.sources)
-    inputs = []
-    for split in content.splits:
-        dataset = Dataset(
-            name=f"{name} {split.context}",
-            digest=split.tokens_sha256[:36],
-            source_type=kind,
-            source=json.dumps(source),
-            profile=json.dumps({"tokens_sha256": split.tokens_sha256, "text_sha256": split.text_sha256}),
+    return [
+        DatasetInput(
+            Dataset(
+                name=f"{name} {context}",
+                digest=digest[:36],
+                source_type=kind,
+                source=json.dumps(source),
+                profile=json.dumps({"tokens_sha256": digest, "text_sha256": content.text_sha256}),
+            ),
+            [InputTag("mlflow.data.context", context)],
         )
-        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", split.context)]))
-    return inputs
+        for context, digest in content.tokens_sha256.items()
+    ]
 
 
 def _source(sources: list[str]) -> tuple[str, str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The registered model: versions from runs, the alias `champion` on the best one, and the files of any model."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -9,15 +10,7 @@ from charlm.config import project_root
 from charlm.errors import CharlmError
 from charlm.tracking.logged_model import NAME, models_of
 from charlm.tracking.runs import find_run
-from charlm.tracking.store import (
-    CHECKPOINT_TAG,
-    RECORD_LATER,
-    Store,
-    environment_variable,
-    reason,
-    store_errors,
-    without_password,
-)
+from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, reason, set_environ, store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,7 +31,7 @@ def promote(store: Store, reference: str | None, *, force: bool = False) -> str:
     Raises CharlmError if there is no such run or it does not become the champion.
     """
     # MLflow looks up models:/... in the store that this variable names, whatever client is used.
-    with store_errors(store.uri), environment_variable("MLFLOW_TRACKING_URI", store.uri):
+    with store_errors(store.uri), set_environ("MLFLOW_TRACKING_URI", store.uri):
         champion = _champion(store.client)
         run = find_run(store, reference) if reference else _best(store, champion)
         version = _version(store.client, run)
@@ -66,9 +59,7 @@ def _best(store: Store, champion: "ModelVersion | None") -> "Run":
     finished = store.runs("attributes.status = 'FINISHED'")
     runs = [run for run in finished if CHECKPOINT_TAG in run.data.tags and LOSS in run.data.metrics]
     if not runs:
-        raise CharlmError(
-            f"No finished run in {without_password(store.uri)} to promote.", fix="`dvc repro` creates one."
-        )
+        raise CharlmError(f"No finished run in {store.address} to promote.", fix="`dvc repro` creates one.")
     text = _test_digest(store.client.get_run(str(champion.run_id)) if champion else runs[0])
     same = [run for run in runs if _test_digest(run) == text] or runs
     return min(same, key=lambda run: (run.data.metrics[LOSS], run.info.start_time))
@@ -103,18 +94,15 @@ def _version(client: "MlflowClient", run: "Run") -> "ModelVersion":
 
 def _require_better(run: "Run", best: "Run", version: str) -> None:
     """Raise CharlmError unless `run` has a lower loss than `best`, the champion of this version, on the same text."""
-    mine, theirs = run.data.metrics[LOSS], best.data.metrics.get(LOSS)
-    if theirs is None:
-        problem = f"The {CHAMPION}, version {version} of {NAME}, has no test loss to compare with."
+    mine, theirs = run.data.metrics[LOSS], best.data.metrics.get(LOSS, math.nan)
+    if _test_digest(run) != _test_digest(best):
+        problem = f"run {run.info.run_name} was measured on another text, their losses do not compare"
+    elif mine < theirs:
+        return
     else:
-        problem = f"Version {version} of {NAME} (run {best.info.run_name}, test loss {theirs:.4f}) stays the {CHAMPION}"
-        if _test_digest(run) != _test_digest(best):
-            problem += f": run {run.info.run_name} was measured on another text, their losses do not compare."
-        elif mine >= theirs:
-            problem += f": run {run.info.run_name} has {mine:.4f}, which is not better."
-        else:
-            return
-    raise CharlmError(problem, fix="--force moves the alias anyway.")
+        problem = f"run {run.info.run_name} has {mine:.4f}, which is not better"
+    champion = f"Version {version} of {NAME} (run {best.info.run_name}, test loss {theirs:.4f})"
+    raise CharlmError(f"{champion} stays the {CHAMPION}: {problem}.", fix="--force moves the alias anyway.")
 
 
 def model_files(model: str | None, temporary: Path) -> tuple[Path, Path]:
@@ -150,11 +138,11 @@ def _download(store: Store, uri: str, folder: Path) -> Path:
         if address.scheme == "runs":
             artifact = "checkpoint" if path in ("", NAME) else path  # has the same files as the run's model
             return Path(store.client.download_artifacts(run_id, artifact, str(folder)))
-        with environment_variable("MLFLOW_TRACKING_URI", store.uri):
+        with set_environ("MLFLOW_TRACKING_URI", store.uri):
             return Path(download_artifacts(uri, dst_path=str(folder)))
     except (MlflowException, OSError) as err:
         raise CharlmError(
-            f"No model at {uri} in {without_password(store.uri)}: {reason(err)}",
+            f"No model at {uri} in {store.address}: {reason(err)}",
             f"Expected runs:/<run id>, models:/{NAME}@{CHAMPION}, models:/{NAME}/<version> or models:/<model id>; "
             "`charlm ui` shows them.",
         ) from err

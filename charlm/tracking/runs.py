@@ -12,7 +12,7 @@ from charlm.provenance import reproduction
 from charlm.provenance.code import COMMIT_TAG, ENVIRONMENT, PATCH
 from charlm.provenance.environment import Environment
 from charlm.provenance.repository import LOCK
-from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, store_errors, without_password
+from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, store_errors
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -34,10 +34,8 @@ def find_run(store: Store, reference: str) -> "Run":
     if len(found) == 1:
         return found[0]
     several = ", ".join(f"{run.info.run_id[:12]} ({run.info.run_name})" for run in found[:5])
-    raise _unusable(
-        reference,
-        f"it matches {len(found)} runs: {several}" if found else f"no such run in {without_password(store.uri)}",
-    )
+    none = f"no such run in {store.address}"
+    raise _unusable(reference, f"it matches {len(found)} runs: {several}" if found else none)
 
 
 def _unusable(reference: str, problem: str) -> CharlmError:

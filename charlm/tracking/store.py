@@ -4,15 +4,15 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from charlm.errors import CharlmError
-from charlm.tracking.process import is_gone, process
+from charlm.tracking.process import has_ended, process
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 EXPERIMENT = "charlm"
@@ -119,7 +119,7 @@ def reason(err: Exception) -> str:
 
 
 @contextmanager
-def environment_variable(name: str, value: str) -> Iterator[None]:
+def set_environ(name: str, value: str) -> Iterator[None]:
     """Set the environment variable `name` to `value` in the block."""
     before = os.environ.get(name)
     os.environ[name] = value
@@ -144,33 +144,64 @@ class Store:
         from mlflow import MlflowClient
 
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+        self.address = without_password(self.uri)
+        """The URI as messages show it."""
         self.alone: AbstractContextManager[object] = nullcontext()
         """Keeps out the other processes of this project; a server needs no such lock."""
+        self.is_server = urlsplit(self.uri).scheme in ("http", "https")
+        """Whether the store is behind an MLflow server, not a database that is opened here."""
         if not self.is_server:
             self.alone = FileLock(root / "mlflow.db.lock", timeout=_LOCK_TIMEOUT)
         # Two processes that create the tables of one database at the same time fail.
         with store_errors(self.uri), self.alone:
-            _reach(self.uri)
-            self.client: MlflowClient = MlflowClient(self.uri)
-            self.experiment_id = _experiment(self.client, root, self.uri)
+            self._reach()
+            self.client = MlflowClient(self.uri)
+            self.experiment_id = self._experiment(root)
 
-    @property
-    def is_server(self) -> bool:
-        """Whether the store is behind an MLflow server, not a database that is opened here."""
-        return _is_server(self.uri)
+    def _reach(self) -> None:
+        """Raise one of `failures` if nothing answers; MLflow itself would try for minutes."""
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request
+        from sqlalchemy import create_engine
+
+        if not self.is_server:
+            with create_engine(self.uri).connect():
+                return
+        server = get_default_host_creds(self.uri)
+        http_request(server, "/health", "GET", max_retries=0, timeout=_FIRST_ANSWER, raise_on_status=False)
+
+    def _experiment(self, root: Path) -> str:
+        """The id of the experiment, created if needed, even if another process creates it at the same time."""
+        from mlflow.exceptions import MlflowException
+
+        name = _experiment_name()
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            # A server decides where its artifacts are; for a database that we open, we do.
+            artifacts = None if self.is_server else (root / "mlartifacts").as_uri()
+            try:
+                kind = {"mlflow.experimentKind": "custom_model_development"}
+                return str(self.client.create_experiment(name, artifact_location=artifacts, tags=kind))
+            except MlflowException as err:
+                if err.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self.client.get_experiment_by_name(name)
+                assert found is not None
+        if found.lifecycle_stage == "deleted":
+            restore = f"`mlflow experiments restore -x {found.experiment_id}` restores it"
+            raise store_error(
+                self.uri, f"its experiment {name} is deleted. {restore}, or MLFLOW_EXPERIMENT_NAME chooses another."
+            )
+        _require_artifacts(self.uri, found.artifact_location, root)
+        return str(found.experiment_id)
 
     def runs(self, condition: str = "") -> list["Run"]:
         """All runs of the experiment that fulfil `condition`, an MLflow filter string; newest first."""
         from mlflow.utils import get_results_from_paginated_fn
 
-        def page(max_results: int, token: str | None) -> "list[Run]":
-            order = ["attributes.start_time DESC"]
-            found: list[Run] = self.client.search_runs(
-                [self.experiment_id], condition, max_results=max_results, order_by=order, page_token=token
-            )
-            return found
-
-        runs: list[Run] = get_results_from_paginated_fn(page, max_results_per_page=1000)
+        newest_first = ["attributes.start_time DESC"]
+        search = partial(self.client.search_runs, [self.experiment_id], condition, order_by=newest_first)
+        runs: list[Run] = get_results_from_paginated_fn(lambda n, token: search(max_results=n, page_token=token), 1000)
         return runs
 
     def create_run(self, origin: str, tags: Mapping[str, str], name: str | None) -> str:
@@ -178,14 +209,14 @@ class Store:
         kind = {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT"}
         own = {ORIGIN_TAG: origin, PROCESS_TAG: process()}
         # MLflow repeats a request whose answer was lost, which would open a second run.
-        with environment_variable("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"):
+        with set_environ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"):
             run = self.client.create_run(self.experiment_id, run_name=name, tags=kind | own | dict(tags))
         return str(run.info.run_id)
 
     def abandoned(self) -> list["Run"]:
         """The runs that are still RUNNING although their process, on this machine, has ended."""
         running = self.runs("attributes.status = 'RUNNING'")
-        return [run for run in running if is_gone(run.data.tags.get(PROCESS_TAG, ""))]
+        return [run for run in running if has_ended(run.data.tags.get(PROCESS_TAG, ""))]
 
     def close_abandoned(self, but: Sequence[str] = ()) -> None:
         """Set the abandoned runs to KILLED, except those with an id in `but`; the tag lets a record find one again."""
@@ -197,49 +228,6 @@ class Store:
 
 def _experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-
-
-def _is_server(uri: str) -> bool:
-    return urlsplit(uri).scheme in ("http", "https")
-
-
-def _reach(uri: str) -> None:
-    """Raise one of `failures` if nothing answers at `uri`; MLflow itself would try for minutes."""
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-    from sqlalchemy import create_engine
-
-    if not _is_server(uri):
-        with create_engine(uri).connect():
-            return
-    server = get_default_host_creds(uri)
-    http_request(server, "/health", "GET", max_retries=0, timeout=_FIRST_ANSWER, raise_on_status=False)
-
-
-def _experiment(client: "MlflowClient", root: Path, uri: str) -> str:
-    """The id of the experiment; created if it does not exist, even if another process creates it at the same time."""
-    from mlflow.exceptions import MlflowException
-
-    name = _experiment_name()
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        # A server decides where its artifacts are; for a database that we open, we do.
-        artifacts = None if _is_server(uri) else (root / "mlartifacts").as_uri()
-        try:
-            kind = {"mlflow.experimentKind": "custom_model_development"}
-            return str(client.create_experiment(name, artifact_location=artifacts, tags=kind))
-        except MlflowException as err:
-            if err.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            found = client.get_experiment_by_name(name)
-            assert found is not None
-    if found.lifecycle_stage == "deleted":
-        restore = f"`mlflow experiments restore -x {found.experiment_id}` restores it"
-        raise store_error(
-            uri, f"its experiment {name} is deleted. {restore}, or MLFLOW_EXPERIMENT_NAME chooses another."
-        )
-    _require_artifacts(uri, found.artifact_location, root)
-    return str(found.experiment_id)
 
 
 def _require_artifacts(uri: str, location: str, root: Path) -> None:

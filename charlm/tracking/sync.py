@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from charlm.config import PARAMS_FILE, load_params
 from charlm.errors import CharlmError
 from charlm.provenance.code import Origin
-from charlm.provenance.repository import LOCK, STAGES, check_out, md5, outputs, require, restore, run
+from charlm.provenance.repository import LOCK, STAGES, check_out, outputs, require, restore, run
 from charlm.results import Results
 from charlm.tracking.content import content_of
 from charlm.tracking.record import is_recorded, record
@@ -80,20 +80,13 @@ def _checked_out(root: Path, cache: Path, state: State) -> Iterator[Path]:
         if lacking := [stage for stage in STAGES if stage not in {name for name, _ in digests}]:
             raise LeftOutError(f"{LOCK} has no result of {', '.join(lacking)}")
         _require_params(lock, (folder / PARAMS_FILE).read_bytes())
-        missing = [
-            path
-            for (_, path), digest in digests.items()
-            if not restore(cache, digest, folder / path) and not _is_in_git(folder / path, digest)
-        ]
+        # The commit itself has the files that DVC does not cache.
+        missing = [path for (_, path), digest in digests.items() if not restore(cache, digest, folder / path)]
         if missing:
-            listed = ", ".join(missing)
-            raise LeftOutError(f"{listed}: not in DVC's cache (dvc fetch --all-commits, if a remote has it)")
+            raise LeftOutError(
+                f"{', '.join(missing)}: not in DVC's cache (dvc fetch --all-commits, if a remote has it)"
+            )
         yield folder
-
-
-def _is_in_git(path: Path, digest: str) -> bool:
-    """Whether the commit itself has the file, as it has those that DVC does not cache."""
-    return path.is_file() and md5(path) == digest
 
 
 def _require_params(lock: bytes, params: bytes) -> None:

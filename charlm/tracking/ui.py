@@ -14,7 +14,7 @@ import httpx
 from rich.console import Console
 
 from charlm.errors import CharlmError
-from charlm.tracking.store import Store, without_password
+from charlm.tracking.store import Store
 from charlm.tracking.ui_view import runs_page
 
 
@@ -24,15 +24,14 @@ def show(store: Store, port: int, *, browser: bool) -> None:
     A server that is started here runs until it is interrupted.
     """
     if store.is_server:
-        _open(store, without_password(store.uri.rstrip("/")), browser=browser)
+        _open(store, store.address.rstrip("/"), browser=browser)
         return
     _require_free(port)
     address = f"http://127.0.0.1:{port}"
-    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    quiet = ["--uvicorn-opts", "--log-level warning"]
     environment = os.environ | {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
     environment |= {"MLFLOW_BACKEND_STORE_URI": store.uri}  # not on the command line: it may have a password
-    command = [sys.executable, "-m", "mlflow", "ui", *where, *quiet]
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--uvicorn-opts", "--log-level warning"]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # In another session, Ctrl-C reaches only this process, which then ends the server and all that it started.
     with subprocess.Popen(command, env=environment, start_new_session=True) as server, suppress(KeyboardInterrupt):

@@ -104,21 +104,9 @@ def _chart(kind: str, name: str, **more: Any) -> Chart:
 
 
 def _line(name: str, *keys: str) -> Chart:
-    return _chart(
-        "LINE",
-        name,
-        metricKey=keys[0],
-        selectedMetricKeys=keys,
-        xAxisKey="step",
-        xAxisScaleType="linear",
-        scaleType="linear",
-        lineSmoothness=0,
-        range={},
-        yAxisKey="metric",
-        yAxisExpressions=[],
-        useGlobalXaxisKey=True,
-        useGlobalLineSmoothing=True,
-    )
+    axes = {"xAxisKey": "step", "yAxisKey": "metric", "xAxisScaleType": "linear", "scaleType": "linear", "range": {}}
+    lines = {"lineSmoothness": 0, "yAxisExpressions": [], "useGlobalXaxisKey": True, "useGlobalLineSmoothing": True}
+    return _chart("LINE", name, metricKey=keys[0], selectedMetricKeys=keys, **axes, **lines)
 
 
 def _parallel(params: tuple[str, ...], metrics: tuple[str, ...]) -> Chart:

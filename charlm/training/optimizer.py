@@ -30,13 +30,6 @@ def learning_rate(step: int, highest: float, settings: TrainParams) -> float:
     return highest * factors[settings.schedule]
 
 
-def clip(gradients: Sequence[Tensor], largest: float | None) -> None:
-    """Scale `gradients` in place so that their norm over all is at most `largest`."""
-    if largest is not None:
-        norm = get_total_norm(gradients)
-        torch._foreach_mul_(list(gradients), torch.clamp(largest / (norm + 1e-6), max=1.0))
-
-
 class Optimizer:
     """The update rule of `parameters`: AdamW, but Muon for those that are `matrices` if train.optimizer is muon.
 
@@ -70,7 +63,9 @@ class Optimizer:
     @torch.no_grad()
     def update(self, gradients: Sequence[Tensor], step: int) -> None:
         """Make the given step, counted from 1, from the gradients of all parameters."""
-        clip(gradients, self._settings.grad_clip)
+        if self._settings.grad_clip is not None:  # scaled so that their norm over all is at most that
+            scale = torch.clamp(self._settings.grad_clip / (get_total_norm(gradients) + 1e-6), max=1.0)
+            torch._foreach_mul_(list(gradients), scale)
         if self._weights:
             self._update_by_adamw([gradients[number] for number in self._of_adamw], step)
         if self._matrices:

@@ -79,9 +79,9 @@ def ui(project: Path, port: int) -> Iterator[str]:
         assert server.stdout is not None
         yield next(line for line in server.stdout if line.startswith("The runs: ")).split()[-1]
         os.killpg(server.pid, signal.SIGINT)  # as Ctrl-C in a terminal does, to the command and all it has started
-        _, told = server.communicate()
+        _, errors = server.communicate()
         assert server.returncode == 0
-        assert "Traceback" not in told
+        assert "Traceback" not in errors
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port)).close()
 

@@ -56,7 +56,7 @@ def problem(path: Path) -> str:
 
 
 def test_weights_come_back_rounded_to_float32_in_float64(path: Path) -> None:
-    vocabulary = Vocabulary.from_text("some text")
+    vocabulary = Vocabulary.from_texts(["some text"])[0]
     save_bigram(path, vocabulary)
     loaded = checkpoint.load(path, vocabulary)
     assert isinstance(loaded, BigramTable)

@@ -22,6 +22,6 @@ def test_software_is_compared_and_the_machine_is_not() -> None:
     ]
     assert HERE.software_differences(HERE) == []
     assert HERE.machine_differences(other) == [
-        "platform: Linux on record, macOS here",
         "cpu_capability: AVX2 on record, DEFAULT here",
+        "platform: Linux on record, macOS here",
     ]

@@ -206,7 +206,7 @@ def test_even_windows_reach_from_the_start_to_the_end() -> None:
 def test_blocks_have_every_target_once_with_half_a_block_before_it(length: int, block_size: int, asked: int) -> None:
     targets, contexts = [], []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "_EVALUATED", asked)
+        patch.setattr(corpus, "_LOGITS", asked * length)
         for windows, fresh in positions(length).blocks(block_size):
             assert np.array_equal(windows, windows[:, :1] + np.arange(windows.shape[1]))
             rows, columns = np.nonzero(fresh)

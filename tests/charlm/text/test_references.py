@@ -87,7 +87,7 @@ def test_loss_is_the_mean_over_all_positions_but_the_first(train: np.ndarray, te
 @pytest.mark.parametrize("order", range(1, 7))
 def test_loss_on_natural_text_is_that_of_the_definition(order: int) -> None:
     text = TALE.read_text(encoding="utf-8")[:3000]
-    vocabulary = Vocabulary.from_text(text)
+    vocabulary = Vocabulary.from_texts([text])[0]
     train, test = np.split(vocabulary.encode(text), [2400])
     slow = slow_kneser_ney(train.tolist(), len(vocabulary), order)
     losses = [-math.log(slow(tuple(test[:i].tolist()), int(test[i]))) for i in range(1, len(test))]
@@ -129,7 +129,7 @@ def test_discounts_are_estimated_or_those_to_fall_back_on(counts: list[int], dis
 def test_the_book_gives_1_457(mirror: Path, tmp_path: Path) -> None:
     collection.write(tmp_path / "book.txt", ["gutenberg:22566"], mirror=str(mirror), kept=tmp_path)
     text = (tmp_path / "book.txt").read_text(encoding="utf-8")
-    vocabulary = Vocabulary.from_text(text)
+    vocabulary = Vocabulary.from_texts([text])[0]
     train, test = np.split(vocabulary.encode(text), [int(0.8 * len(text))])
     assert of(train, test, len(vocabulary))["kneser_ney"] == pytest.approx(1.457, abs=0.001)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from charlm.errors import CharlmError
 from charlm.text.vocabulary import UnknownCharacterError, Vocabulary
 
-SMALL = Vocabulary.from_text("a cab\n")
+SMALL = Vocabulary.from_texts(["a cab\n"])[0]
 
 
 def notebook(text: str) -> tuple[list[str], torch.Tensor]:
@@ -28,7 +28,7 @@ def notebook(text: str) -> tuple[list[str], torch.Tensor]:
 
 @given(st.text())
 def test_characters_and_tokens_are_the_notebooks(text: str) -> None:
-    vocabulary = Vocabulary.from_text(text)
+    vocabulary = Vocabulary.from_texts([text])[0]
     chars, tokens = notebook(text)
     assert list(vocabulary.characters) == chars
     assert torch.equal(torch.from_numpy(vocabulary.encode(text).astype(np.int64)), tokens)
@@ -36,13 +36,13 @@ def test_characters_and_tokens_are_the_notebooks(text: str) -> None:
 
 @given(st.text(), st.text())
 def test_a_text_comes_back_from_its_tokens(text: str, more: str) -> None:
-    vocabulary = Vocabulary.from_text(text + more)
+    vocabulary = Vocabulary.from_texts([text + more])[0]
     assert vocabulary.decode(vocabulary.encode(text)) == text
 
 
 def test_a_kept_byte_order_mark_sorts_last_as_in_the_notebook() -> None:
     text = "\ufeffThe “Cat”\n"
-    vocabulary = Vocabulary.from_text(text)
+    vocabulary = Vocabulary.from_texts([text])[0]
     assert vocabulary.characters == "\n CTaeht“”\ufeff" == "".join(notebook(text)[0])
     assert vocabulary.encode("\ufeff").tolist() == [len(vocabulary) - 1]
 
@@ -54,7 +54,7 @@ def test_a_kept_byte_order_mark_sorts_last_as_in_the_notebook() -> None:
 def test_tokens_are_of_the_smallest_type_that_holds_them(size: int, dtype: type) -> None:
     code_points = chain(range(0xD800), range(0xE000, 0x110000))
     text = "".join(map(chr, islice(code_points, size)))
-    tokens = Vocabulary.from_text(text).encode(text)
+    tokens = Vocabulary.from_texts([text])[0].encode(text)
     assert tokens.dtype == dtype
     assert np.array_equal(tokens, np.arange(size))
 
@@ -62,13 +62,13 @@ def test_tokens_are_of_the_smallest_type_that_holds_them(size: int, dtype: type)
 @given(st.lists(st.text(st.sampled_from("a\n é”🐈字") | st.characters(exclude_categories=["Cs"]))))
 def test_texts_in_blocks_give_the_vocabulary_and_the_length_of_all(texts: list[str]) -> None:
     text = "".join(texts)
-    assert Vocabulary.from_texts(texts) == (Vocabulary.from_text(text), len(text))
+    assert Vocabulary.from_texts(texts) == (Vocabulary.from_texts([text])[0], len(text))
 
 
 @pytest.mark.parametrize("mixed", ["plain", "naïve “plain”"])
 def test_a_long_text_is_encoded_as_a_short_one_is(mixed: str) -> None:
     text = (mixed + " and long\n") * 10_000  # more than two blocks, of ASCII or not
-    vocabulary = Vocabulary.from_text(text)
+    vocabulary = Vocabulary.from_texts([text])[0]
     assert torch.equal(torch.from_numpy(vocabulary.encode(text).astype(np.int64)), notebook(text)[1])
 
 
@@ -121,14 +121,14 @@ def test_characters_out_of_order_are_refused() -> None:
 
 def test_json_is_these_characters() -> None:
     content = '{\n"characters": [\n"\\n",\n"\\"",\n"a",\n"é"\n]\n}\n'
-    assert Vocabulary.from_text('é"a\n').to_json() == content
+    assert Vocabulary.from_texts(['é"a\n'])[0].to_json() == content
 
 
 @given(st.text())
 def test_a_vocabulary_comes_back_from_its_file(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.mktemp("vocabulary") / "vocabulary.json"
-    path.write_text(Vocabulary.from_text(text).to_json(), encoding="utf-8")
-    assert Vocabulary.load(path) == Vocabulary.from_text(text)
+    path.write_text(Vocabulary.from_texts([text])[0].to_json(), encoding="utf-8")
+    assert Vocabulary.load(path) == Vocabulary.from_texts([text])[0]
 
 
 @pytest.mark.parametrize(
@@ -163,12 +163,12 @@ def test_a_file_without_a_vocabulary_is_refused(tmp_path: Path, content: str) ->
 
 
 def test_the_digest_is_that_of_the_characters_in_utf_8() -> None:
-    assert Vocabulary.from_text("éa").digest == hashlib.sha256(b"a\xc3\xa9").hexdigest()
+    assert Vocabulary.from_texts(["éa"])[0].digest == hashlib.sha256(b"a\xc3\xa9").hexdigest()
 
 
 @given(st.text(), st.text())
 def test_digests_are_equal_where_the_characters_are(one: str, other: str) -> None:
-    a, b = Vocabulary.from_text(one), Vocabulary.from_text(other)
+    a, b = Vocabulary.from_texts([one])[0], Vocabulary.from_texts([other])[0]
     assert (a.digest == b.digest) == (set(one) == set(other))
 
 
@@ -176,12 +176,12 @@ def test_digests_are_equal_where_the_characters_are(one: str, other: str) -> Non
 
 
 def test_labels_can_be_read() -> None:
-    vocabulary = Vocabulary.from_text("a\n \\é\xa0\u2028\ufeff\U000e0001")
+    vocabulary = Vocabulary.from_texts(["a\n \\é\xa0\u2028\ufeff\U000e0001"])[0]
     assert vocabulary.labels == [r"\n", "space", "\\", "a", r"\xa0", "é", r"\u2028", r"\ufeff", r"\U000e0001"]
 
 
 @given(st.text(st.sampled_from("\n\t\\nt space\x85\u2028") | st.characters(exclude_categories=["Cs"])))
 def test_no_two_labels_are_the_same_and_each_can_be_printed(text: str) -> None:
-    labels = Vocabulary.from_text(text).labels
+    labels = Vocabulary.from_texts([text])[0].labels
     assert len(set(labels)) == len(labels) == len(set(text))
     assert all(label.isprintable() for label in labels)

@@ -1,4 +1,4 @@
-"""A store for each test, and a look at what it holds."""
+"""A store for each test, and the metrics in it."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -39,8 +39,10 @@ def test_loss_of_both_splits_is_drawn_over_the_references(absent: set[str]) -> N
     curves = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in (train, test)}
     assert curves == {"train": ([0, 100, 150], [4.8, 4.7, 4.5]), "test": ([0, 100, 150], [4.9, 4.75, 4.55])}
     assert [list(line.get_ydata()) for line in references] == [[loss, loss] for loss in shown.values()]
-    texts = {text.get_text(): text.xy[1] for text in axes.texts}
-    assert texts == {f"{name} {loss:.4f}": loss for name, loss in shown.items()}
+    assert [text.get_text() for text in axes.texts] == [f"{name} {loss:.4f}" for name, loss in shown.items()]
+    heights = [text.get_position()[1] for text in axes.texts]
+    assert heights == pytest.approx(list(shown.values()), abs=0.2)
+    assert np.diff(sorted(heights)).min() > 0.1  # so that no label covers another
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["train", "test"]
@@ -59,7 +61,7 @@ def test_every_reference_has_its_line_style() -> None:
 
 def next_char_figure(text: str) -> tuple[Figure, list[str]]:
     """The figure of an untrained bigram, and the labels of the characters of `text`."""
-    vocabulary = Vocabulary.from_text(text)
+    vocabulary = Vocabulary.from_texts([text])[0]
     split = Split("train", vocabulary.encode(text), len(vocabulary))
     rows = next_char_rows(table(len(vocabulary)), split, vocabulary.labels)
     return figures.next_char([str(cell) for cell in row] for row in rows), vocabulary.labels

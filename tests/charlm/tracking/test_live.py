@@ -19,21 +19,24 @@ def test_more_metrics_than_one_call_takes_all_arrive(
     elsewhere = tmp_path / "elsewhere"  # as `dvc exp run --temp` runs it
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    told: list[str] = []
-    with live_run(root, {"train.seed": 1}, warn=told.append) as run:
+    warnings: list[str] = []
+    with live_run(root, {"train.seed": 1}, warn=warnings.append) as run:
         for step in range(1500):
             run.log(Point(step, 1.0, 1.0, 1.0), 100.0)
         run.finish(tmp_path / "checkpoint")
     store = Store(root)
-    [held] = store.runs()
-    assert told == []
+    [logged] = store.runs()
+    assert warnings == []
     assert list(elsewhere.iterdir()) == []
-    assert course(store, held.info.run_id, "loss/batch") == dict.fromkeys(range(1500), 1.0)
-    assert held.info.status == "FINISHED"
-    assert "charlm.checkpoint_sha256" in held.data.tags
+    assert course(store, logged.info.run_id, "loss/batch") == dict.fromkeys(range(1500), 1.0)
+    assert logged.info.status == "FINISHED"
+    assert "charlm.checkpoint_sha256" in logged.data.tags
     # the machine at the start and at the end, however short the run
-    assert course(store, held.info.run_id, "system/system_memory_usage_percentage").keys() >= {0, 1}
-    assert [entry.path for entry in store.client.list_artifacts(held.info.run_id)] == ["environment.json", "patch.diff"]
+    assert course(store, logged.info.run_id, "system/system_memory_usage_percentage").keys() >= {0, 1}
+    assert [entry.path for entry in store.client.list_artifacts(logged.info.run_id)] == [
+        "environment.json",
+        "patch.diff",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -46,11 +49,11 @@ def test_training_that_ends_badly_leaves_its_message_and_its_log(
         run.log(Point(0, 4.5, 4.6, None), None)
         raise error
     store = Store(root)
-    [held] = store.runs()
-    assert held.info.status == status
-    assert held.data.tags["mlflow.note.content"] == (str(error) or "KeyboardInterrupt")
-    assert held.data.metrics["loss/test"] == 4.6
-    log = Path(store.client.download_artifacts(held.info.run_id, "log.txt", str(tmp_path))).read_text()
+    [logged] = store.runs()
+    assert logged.info.status == status
+    assert logged.data.tags["mlflow.note.content"] == (str(error) or "KeyboardInterrupt")
+    assert logged.data.metrics["loss/test"] == 4.6
+    log = Path(store.client.download_artifacts(logged.info.run_id, "log.txt", str(tmp_path))).read_text()
     for line in ("train.seed = 1", "step=0, train_loss=4.5", f"{status}\nTraceback", type(error).__name__):
         assert line in log
 

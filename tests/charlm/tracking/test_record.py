@@ -17,7 +17,7 @@ from charlm.tracking.store import Store
 HERE = Origin(Path(), None)
 
 
-def gone() -> str:
+def ended() -> str:
     """A process of this machine that has ended, as runs are tagged with."""
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
         return f"{process().split()[0]} {child.pid} 1.00"
@@ -26,12 +26,12 @@ def gone() -> str:
 def test_points_that_did_not_arrive_are_added_once(
     root: Path, content: Callable[..., Any], course: Callable[..., Any]
 ) -> None:
-    store, whole = Store(root), content()
-    run_id = store.create_run("trained", {"charlm.checkpoint_sha256": whole.checkpoint_sha256}, None)
+    store, result = Store(root), content()
+    run_id = store.create_run("trained", {"charlm.checkpoint_sha256": result.checkpoint_sha256}, None)
     store.client.log_batch(run_id, metrics=[Metric("loss/test", 3.1, 1, 0), Metric("loss/test", 1.6, 2, 15)])
     for _ in range(2):
-        assert record(store, whole, HERE) == [run_id]
-        assert is_recorded(store, whole, HERE)
+        assert record(store, result, HERE) == [run_id]
+        assert is_recorded(store, result, HERE)
         # in order, too: the point that was missing does not come last
         assert list(course(store, run_id, "loss/test").items()) == [(0, 3.1), (10, 2.1), (15, 1.6)]
         assert course(store, run_id, "loss/train") == {0: 3.0, 10: 2.0, 15: 1.5}
@@ -46,7 +46,7 @@ def test_points_that_did_not_arrive_are_added_once(
     assert store.client.get_run(run_id).info.status == "FINISHED"
 
 
-def test_figure_that_is_held_otherwise_is_put_right(root: Path, content: Callable[..., Any]) -> None:
+def test_figure_that_differs_is_corrected(root: Path, content: Callable[..., Any]) -> None:
     store = Store(root)
     [run_id] = record(store, content(), HERE)
     store.client.log_metric(run_id, "perplexity/test", 5.9, step=15)
@@ -57,11 +57,11 @@ def test_figure_that_is_held_otherwise_is_put_right(root: Path, content: Callabl
 def test_every_run_of_the_checkpoint_is_completed_and_one_of_other_params_left_alone(
     root: Path, content: Callable[..., Any]
 ) -> None:
-    store, whole = Store(root), content()
-    tags = {"charlm.checkpoint_sha256": whole.checkpoint_sha256}
+    store, result = Store(root), content()
+    tags = {"charlm.checkpoint_sha256": result.checkpoint_sha256}
     first, second, other = (store.create_run("trained", tags, None) for _ in range(3))
     store.client.log_param(other, "train.seed", "2")
-    assert sorted(record(store, whole, HERE)) == sorted([first, second])
+    assert sorted(record(store, result, HERE)) == sorted([first, second])
     assert store.client.get_run(other).data.metrics == {}
 
 
@@ -81,7 +81,7 @@ def test_training_whose_end_the_store_did_not_take_is_completed_and_a_killed_one
     """Such a run stayed RUNNING for ever, and the result got a second one."""
     store = Store(root)
     cut_off, other, empty, alive = (
-        store.create_run("trained", {"charlm.process": owner}, None) for owner in [gone(), gone(), gone(), process()]
+        store.create_run("trained", {"charlm.process": owner}, None) for owner in [ended(), ended(), ended(), process()]
     )
     store.client.log_param(empty, "train.seed", "1")
     for run_id, first in ((cut_off, 3.1), (other, 9.9), (alive, 3.1)):
@@ -125,12 +125,12 @@ def test_model_that_another_process_is_logging_is_left_to_it(root: Path, content
     assert model.model_id == begun.model_id
 
 
-def test_model_whose_logging_was_cut_short_is_made_anew(root: Path, content: Callable[..., Any]) -> None:
+def test_model_whose_logging_was_cut_short_is_logged_again(root: Path, content: Callable[..., Any]) -> None:
     store = Store(root)
     [run_id] = record(store, content(), HERE)
-    [whole] = store.client.search_logged_models([store.experiment_id])
-    store.client.delete_logged_model(whole.model_id)
-    half = store.client.create_logged_model(store.experiment_id, "charlm", run_id, {"charlm.process": gone()})
+    [ready] = store.client.search_logged_models([store.experiment_id])
+    store.client.delete_logged_model(ready.model_id)
+    half = store.client.create_logged_model(store.experiment_id, "charlm", run_id, {"charlm.process": ended()})
     assert record(store, content(), HERE) == [run_id]
     [again] = store.client.search_logged_models([store.experiment_id])
     assert again.status == "READY"

@@ -1,4 +1,4 @@
-"""A store that cannot be used is told with what to do about it, before anything is done."""
+"""A store that cannot be used is reported with what to do about it, before anything is done."""
 
 import os
 import shutil
@@ -16,13 +16,13 @@ from charlm.errors import CharlmError
 from charlm.provenance.code import Origin
 from charlm.tracking.live import live_run
 from charlm.tracking.record import record
-from charlm.tracking.store import Store, store_error, without_password
+from charlm.tracking.store import Store, reason, store_error, without_password
 from charlm.training.history import Point
 
 PROJECT = Path(__file__).resolve().parents[3]
 
 
-def test_deleted_experiment_is_told_with_the_way_to_bring_it_back(root: Path) -> None:
+def test_deleted_experiment_is_reported_with_the_way_to_restore_it(root: Path) -> None:
     store = Store(root)
     store.client.delete_experiment(store.experiment_id)
     with pytest.raises(CharlmError, match=r"its experiment charlm is deleted\. `mlflow experiments restore -x 1`"):
@@ -38,7 +38,7 @@ def test_two_processes_may_meet_in_a_folder_without_a_store(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("change", [shutil.move, shutil.copytree])
-def test_store_whose_folder_was_moved_or_copied_is_told_by_its_place_on_record(
+def test_store_whose_folder_was_moved_or_copied_is_reported_by_its_place_on_record(
     root: Path, tmp_path: Path, change: Callable[..., Any]
 ) -> None:
     """A copy wrote its artifacts into the original."""
@@ -47,34 +47,36 @@ def test_store_whose_folder_was_moved_or_copied_is_told_by_its_place_on_record(
     shutil.copy(root / "mlflow.db", old)
     Store(old)
     change(old, new)
-    with pytest.raises(CharlmError) as told:
+    with pytest.raises(CharlmError) as error:
         Store(new)
     assert (
         f"its artifacts are on record in {old / 'mlartifacts'}: was the project's folder moved or copied?"
-        in told.value.message
+        in error.value.message
     )
-    assert "Moving the project's folder" in told.value.message
+    assert "Moving the project's folder" in error.value.message
 
 
 @pytest.mark.parametrize("revision", ["451aebb31d03", "ffffffffffff"], ids=["older", "newer"])
-def test_tables_of_another_mlflow_are_told_with_what_to_do_for_each(root: Path, revision: str) -> None:
+def test_tables_of_another_mlflow_are_reported_with_what_to_do_for_each(root: Path, revision: str) -> None:
     with sqlite3.connect(root / "mlflow.db") as database:
         database.execute("UPDATE alembic_version SET version_num = ?", [revision])
     database.close()
     before = (root / "mlflow.db").read_bytes()
-    with pytest.raises(CharlmError) as told:
+    with pytest.raises(CharlmError) as error:
         Store(root)
-    assert f"mlflow db upgrade sqlite:///{root}/mlflow.db. If it is newer, install that MLflow." in told.value.message
-    assert "CHARLM_TRACKING=off" in told.value.message
+    assert f"mlflow db upgrade sqlite:///{root}/mlflow.db. If it is newer, install that MLflow." in error.value.message
+    assert "CHARLM_TRACKING=off" in error.value.message
     assert (root / "mlflow.db").read_bytes() == before
 
 
 @pytest.mark.parametrize("uri", ["postgresql+psycopg2://me:secret@127.0.0.1:9/runs", "mysql://me:secret@127.0.0.1/x"])
-def test_database_that_is_not_there_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+def test_database_that_is_not_there_is_reported_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(CharlmError) as told:
+    with pytest.raises(CharlmError) as error:
         Store(tmp_path)
-    assert "secret" not in told.value.message
+    assert "secret" not in error.value.message
 
 
 def test_password_in_an_address_is_not_without_password() -> None:
@@ -99,31 +101,33 @@ def mounted(tmp_path: Path, run: Callable[..., Any]) -> Iterator[Path]:
     run(tmp_path, "umount", "--lazy", str(folder))
 
 
-def train(project: Path) -> subprocess.CompletedProcess[str]:
-    """The stage on `project`, its results going to another place than the store."""
-    command = [sys.executable, "-m", "stages.train", "data/prepare", "data/train"]
-    settings = os.environ | {"DVC_ROOT": str(project.parent / "small")}
-    return subprocess.run(command, cwd=project, env=settings, capture_output=True, text=True, check=False)
+def refusal(root: Path) -> str:
+    """The message of a training that does not begin."""
+    with pytest.raises(CharlmError) as error, live_run(root, {"train.seed": 1}, warn=print):
+        pytest.fail("it trained")
+    assert error.value.message.startswith(f"MLflow cannot use its store sqlite:///{root}/mlflow.db: ")
+    assert "CHARLM_TRACKING=off" in error.value.message
+    return error.value.message
 
 
-def test_read_only_store_is_told_before_the_training(project: Path, mounted: Path, run: Callable[..., Any]) -> None:
-    shutil.copy(project / "mlflow.db", mounted)
-    run(project, "mount", "-o", "remount,ro", str(mounted))
-    done = train(project)
-    assert done.returncode == 1
-    assert f"MLflow cannot use its store sqlite:///{mounted}/mlflow.db" in done.stderr
-    assert "It cannot be written to: change the permissions of the file and its folder." in done.stderr
-    assert "CHARLM_TRACKING=off" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_full_disk_is_told_before_the_training(project: Path, mounted: Path) -> None:
-    shutil.copy(project / "mlflow.db", mounted)
+def test_store_that_cannot_be_written_is_reported_before_the_training(
+    root: Path, mounted: Path, run: Callable[..., Any]
+) -> None:
+    shutil.copy(root / "mlflow.db", mounted)
+    run(root, "mount", "-o", "remount,ro", str(mounted))
+    assert "It cannot be written to: change the permissions of the file and its folder." in refusal(mounted)
+    run(root, "mount", "-o", "remount,rw", str(mounted))
     fill(mounted)
-    done = train(project)
-    assert done.returncode == 1
-    assert "The disk is full or failing: free some space." in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "The disk is full or failing: free some space." in refusal(mounted)
+
+
+def test_unknown_problem_is_shown_complete() -> None:
+    known, unknown = OSError("database is locked\n[SQL: SELECT 1]"), OSError("something new\nwith its details")
+    assert reason(known) == "database is locked"
+    assert reason(unknown) == "something new\nwith its details"
+    assert (
+        "something new\nwith its details\nOr set MLFLOW_TRACKING_URI" in store_error("x://y", reason(unknown)).message
+    )
 
 
 def fill(folder: Path) -> None:
@@ -136,14 +140,14 @@ def test_disk_that_fills_up_does_not_stop_a_training(
     root: Path, mounted: Path, content: Callable[..., Any], course: Callable[..., Any]
 ) -> None:
     shutil.copy(root / "mlflow.db", mounted)
-    whole, told = content(), []
-    with live_run(mounted, {"train.seed": 1}, warn=told.append) as live:
-        live.log(whole.points[0], None)
+    result, warnings = content(), []
+    with live_run(mounted, {"train.seed": 1}, warn=warnings.append) as live:
+        live.log(result.points[0], None)
         fill(mounted)
         for _ in range(100):
             for step in range(1000):
                 live.log(Point(step, 1.0, 1.0, 1.0), 1.0)
-        live.finish(whole.checkpoint)
-    assert "disk" in told[0]
+        live.finish(result.checkpoint)
+    assert "disk" in warnings[0]
     (mounted / "filler").unlink()
-    assert record(Store(mounted), whole, Origin(Path(), None))
+    assert record(Store(mounted), result, Origin(Path(), None))

@@ -1,4 +1,4 @@
-"""The view that the experiment opens with: that it holds together. What it looks like, tests/test_ui.py checks."""
+"""The view that the experiment opens with: that it is consistent. What it looks like, tests/test_ui.py checks."""
 
 import json
 
@@ -9,9 +9,9 @@ def test_tag_is_an_envelope_of_the_state_that_mlflow_takes_and_the_same_every_ti
     name, value = view.tag()
     assert name == "mlflow.sharedViewState.charlm"
     assert len(value) < 20_000  # MLflow's limit
-    held = json.loads(value)
-    assert json.loads(held.pop("state")) == json.loads(json.dumps(view.state()))
-    assert held == {"name": "charlm", "createdAt": 1767225600000, "updatedAt": 1767225600000}
+    content = json.loads(value)
+    assert json.loads(content.pop("state")) == json.loads(json.dumps(view.state()))
+    assert content == {"name": "charlm", "createdAt": 1767225600000, "updatedAt": 1767225600000}
     assert view.tag() == (name, value)
 
 

@@ -18,7 +18,7 @@ from charlm.text.references import references
 from charlm.training.device import DTYPES, resolve_device
 from charlm.training.history import Point, to_csv
 from charlm.training.loop import train
-from tests.models_for_tests import TEST, TRAIN, Sum, V, bigram, settings
+from tests.models_for_tests import TEST, TRAIN, Mean, V, bigram, settings
 
 
 def trained(kind: Callable[..., LanguageModel] = bigram, **changes: Any) -> tuple[LanguageModel, list[Point]]:
@@ -36,7 +36,7 @@ def weights(model: LanguageModel) -> bytes:
 # What is computed
 
 
-@pytest.mark.parametrize("kind", [bigram, Sum])
+@pytest.mark.parametrize("kind", [bigram, Mean])
 @pytest.mark.parametrize(("fused", "tolerance"), [(True, 1e-13), (None, 1e-12)], ids=["fused", "default"])
 def test_steps_are_those_of_pytorchs_adamw(kind: Any, *, fused: bool | None, tolerance: float) -> None:
     """In float64 up to the last step, after which the weights are in float32."""
@@ -58,8 +58,8 @@ def test_steps_are_those_of_pytorchs_adamw(kind: Any, *, fused: bool | None, tol
 
 
 def test_micro_batches_come_to_the_batch_that_they_make_up() -> None:
-    model, points = trained(Sum, gradient_accumulation_steps=4, batch_size=2)
-    whole, expected = trained(Sum, batch_size=8)
+    model, points = trained(Mean, gradient_accumulation_steps=4, batch_size=2)
+    whole, expected = trained(Mean, batch_size=8)
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor)
     assert [point.batch_loss for point in points[1:]] == pytest.approx([p.batch_loss for p in expected[1:]])
@@ -74,7 +74,7 @@ def test_gradient_beyond_its_limit_is_scaled_and_others_are_not() -> None:
 
 
 def test_last_point_is_exact_and_of_the_weights_that_a_checkpoint_keeps() -> None:
-    for kind in (bigram, Sum):
+    for kind in (bigram, Mean):
         model, points = trained(kind)
         assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
         assert [points[-1].train_loss, points[-1].test_loss] == [model.loss_over(split) for split in (TRAIN, TEST)]
@@ -84,7 +84,7 @@ def test_points_of_a_bigram_are_exact_and_those_of_others_estimates() -> None:
     model = bigram()
     for point in train(model, (TRAIN, TEST), settings(), generator(1, "batches")):
         assert [point.train_loss, point.test_loss] == [model.loss_over(split) for split in (TRAIN, TEST)]
-    other = Sum(V, 8, generator(1, "weights"))
+    other = Mean(V, 8, generator(1, "weights"))
     first = next(train(other, (TRAIN, TEST), settings(eval_iters=3), generator(1, "batches")))
     windows = torch.from_numpy(TEST.even_windows(12, 8))
     assert first.test_loss == pytest.approx(other(windows[:, :-1], windows[:, 1:])[1].item(), rel=1e-12)
@@ -102,7 +102,7 @@ def test_points_are_at_the_start_each_interval_and_the_end(
     assert [point.step for point in points if point.batch_loss is None] == [0]
 
 
-@pytest.mark.parametrize("kind", [bigram, Sum])
+@pytest.mark.parametrize("kind", [bigram, Mean])
 def test_measuring_changes_no_result(kind: Any) -> None:
     (often, points), (seldom, ends) = trained(kind, eval_interval=1), trained(kind, eval_interval=50)
     assert weights(often) == weights(seldom)
