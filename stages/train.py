@@ -76,7 +76,7 @@ def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping
     model = model.to(device, DTYPES[params.train.dtype])
     decisive = _decisive(params, prepare, device, code)
     unfinished = Unfinished(project_root(), decisive)
-    state, start = _resume(unfinished)
+    state, start = _resume(unfinished, run)
     agreed = decisive | {"the step to resume from (.charlm/unfinished)": str(start)}
     with processes.joined(device, lambda: agreed) as joined:
         save = unfinished.save if processes.local_rank() == 0 else None
@@ -90,12 +90,13 @@ def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping
     unfinished.remove()
 
 
-def _resume(unfinished: Unfinished) -> tuple[State | None, int]:
+def _resume(unfinished: Unfinished, run: LiveRun) -> tuple[State | None, int]:
     """The state to go on from, and its step; 0 without one."""
     state = unfinished.load()
     if processes.rank():
         pass  # the first one reports it
     elif state is not None:
+        run.resume(state.step)
         _warn(f"Resuming after step {state.step}, where a run with these parameters, text and code was cut off.")
     elif others := unfinished.others():
         _warn(
