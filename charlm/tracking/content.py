@@ -84,8 +84,7 @@ def content_of(results: Results, params: Params, texts: Mapping[str, str]) -> Co
         tokens_sha256={split: sha256(path) for split, path in results.tokens.items()},
         files=checkpoint | samples | {results.metrics.name: results.metrics},
         texts={**texts, "figures/surprise.html": surprise_html(results.surprise)},
-        figures={"figures/loss.png": loss}
-        | {f"figures/{n}.png": partial(drawn, n, path) for n, path in tables.items()},
+        figures={"figures/loss.png": loss, **drawings},
         description=markdown(results, params),
         checkpoint=results.checkpoint,
         vocabulary=results.vocabulary,
