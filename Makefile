@@ -12,7 +12,7 @@ ifneq ($(wildcard $(MIRROR)),)
 export CHARLM_GUTENBERG_MIRROR ?= $(MIRROR)
 endif
 
-.PHONY: help repro verify test bench screenshots check format deps lock clean
+.PHONY: help repro verify test bench screenshots check format ladder deps lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -40,6 +40,9 @@ check: $(READY)  ## format, lint and types, as CI checks them
 	ruff format --check .
 	ruff check .
 	mypy
+
+ladder: $(READY)  ## run every recipe on the book and write the table in README.md
+	python -m benchmarks.ladder
 
 deps: $(READY)  ## write the code that each stage depends on to dvc.yaml
 	python -m tests.code_deps

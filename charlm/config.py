@@ -18,7 +18,9 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     create_model,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -31,6 +33,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
 WholeNumber = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # MLflow's largest integer
 
@@ -57,6 +60,40 @@ class DataParams(Section):
     train_fraction: Fraction
 
 
+class MLPParams(Section):
+    """How many characters an MLP sees, the size of an embedding, and the hidden units."""
+
+    n_context: Count
+    n_embd: Count
+    n_hidden: Count
+
+
+class GRUParams(Section):
+    """The size of a GRU's embeddings, its hidden units, and the fraction of both that training drops."""
+
+    n_embd: Count
+    n_hidden: Count
+    dropout: Dropout
+
+
+class GPTParams(Section):
+    """A GPT's blocks, heads in each, width, characters summed at its input, and the fraction that training drops."""
+
+    n_layer: Count
+    n_head: Count
+    n_embd: Count
+    n_window: Count
+    dropout: Dropout
+
+    @field_validator("n_embd")
+    @classmethod
+    def _require_even_heads(cls, n_embd: int, info: ValidationInfo) -> int:
+        n_head = info.data.get("n_head", 1)
+        if n_embd % (2 * n_head):
+            raise PydanticCustomError("heads", f"a multiple of {2 * n_head}: an even size for each of n_head={n_head}")
+        return n_embd
+
+
 class Registered(NamedTuple):
     """A model by the name that params.yaml gives it: its settings, and where its classes are, below charlm.models."""
 
@@ -69,6 +106,9 @@ class Registered(NamedTuple):
 
 MODELS = {
     "bigram": Registered(Section, "bigram:BigramLanguageModel", "table:BigramTable"),
+    "mlp": Registered(MLPParams, "mlp:MLP", "mlp:MLP"),
+    "gru": Registered(GRUParams, "gru:GRU", "gru:GRU"),
+    "gpt": Registered(GPTParams, "gpt:GPT", "gpt:GPT"),
 }
 """The registry. A model is an entry here, a file in charlm/models/ and a section in params.yaml."""
 
@@ -108,7 +148,10 @@ class TrainParams(Section):
     batch_size: Count
     gradient_accumulation_steps: Count
     max_iters: Count
+    optimizer: Literal["adamw", "muon"]
     learning_rate: Positive
+    muon_learning_rate: Positive
+    beta2: Fraction
     weight_decay: NotNegative
     warmup_iters: WholeNumber
     schedule: Literal["constant", "cosine", "linear"]

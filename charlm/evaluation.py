@@ -12,6 +12,8 @@ from charlm.text.corpus import Split
 
 DIGITS = 6
 """Decimals of a published figure: far fewer than float64 has, so the last bits of a sum never show."""
+SURPRISED = 600
+"""Characters of the test split that surprise.csv covers at most."""
 MOST_FREQUENT = 100
 """Characters that next_char.csv covers at most: its size grows with their square."""
 
@@ -30,6 +32,21 @@ def evaluate(
 ) -> dict[str, Mapping[str, float]]:
     """The content of metrics.json: figures of `model` on each of `splits`, and the `references` beside them."""
     return {split.name: figures(model.loss_over(split)) for split in splits} | {"reference": references}
+
+
+def context_rows(model: Predictor, test: Split) -> Iterator[tuple[str | int, str]]:
+    """The rows of context.csv, the first its header: the mean loss by how many characters a prediction has seen."""
+    yield "characters_seen", "loss"
+    for seen, loss in enumerate(model.loss_by_context(test), start=1):
+        yield seen, f"{loss:.{DIGITS}f}"
+
+
+def surprise_rows(model: Predictor, test: Split, labels: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The rows of surprise.csv, the first its header: the first SURPRISED characters of `test`, each with its bits."""
+    yield "char", "bits"
+    start = Split(test.name, test.tokens[: SURPRISED + 1], test.vocabulary_size)
+    for token, loss in zip(start.tokens[1:], model.position_losses(start), strict=True):
+        yield labels[token], f"{loss / math.log(2):.{DIGITS}f}"
 
 
 def next_char_rows(model: Predictor, train: Split, labels: Sequence[str]) -> Iterator[tuple[str, str, str, int | str]]:

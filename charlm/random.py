@@ -4,8 +4,8 @@ from typing import Literal
 
 import numpy as np
 
-Purpose = Literal["weights", "batches", "text"]
-_STREAMS: dict[Purpose, int] = {"weights": 0, "batches": 1, "text": 2}
+Purpose = Literal["weights", "batches", "text", "dropout"]
+_STREAMS: dict[Purpose, int] = {"weights": 0, "batches": 1, "text": 2, "dropout": 3}
 
 
 def generator(seed: int, purpose: Purpose) -> np.random.Generator:

@@ -22,8 +22,11 @@ class Results:
         self.history = data / "train/history.csv"
         self.metrics = data / "evaluate/metrics.json"
         self.next_char = data / "evaluate/next_char.csv"
+        self.context = data / "evaluate/context.csv"
+        self.surprise = data / "evaluate/surprise.csv"
         self.samples = tuple(data / f"sample/{name}.txt" for name in ("untrained", "trained"))
-        self._of_training = (self.checkpoint, self.history, self.metrics, self.next_char, *self.samples)
+        evaluated = (self.metrics, self.next_char, self.context, self.surprise)
+        self._of_training = (self.checkpoint, self.history, *evaluated, *self.samples)
         for path in (self.book, self.vocabulary, *self.tokens.values(), *self._of_training):
             if not path.is_file():
                 raise CharlmError(

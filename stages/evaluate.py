@@ -19,9 +19,14 @@ def main(prepare: Path, train: Path, out: Path) -> None:
     splits = load_splits(prepare, len(vocabulary))
     references = json.loads((prepare / "references.json").read_text(encoding="utf-8"))
     write_json(out / "metrics.json", evaluation.evaluate(model, splits, references))
-    with atomic_write(out / "next_char.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
-        rows = evaluation.next_char_rows(model, splits[0], vocabulary.labels)
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    tables = {
+        "next_char.csv": evaluation.next_char_rows(model, splits[0], vocabulary.labels),
+        "context.csv": evaluation.context_rows(model, splits[1]),
+        "surprise.csv": evaluation.surprise_rows(model, splits[1], vocabulary.labels),
+    }
+    for name, rows in tables.items():
+        with atomic_write(out / name) as path, path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
@@ -24,6 +24,7 @@ from charlm.tracking.live import LiveRun, live_run
 from charlm.training import history, processes
 from charlm.training.device import DTYPES, resolve_device
 from charlm.training.loop import train
+from charlm.training.resume import State, Unfinished
 from stages import code_digests, require_unchanged, stage
 
 
@@ -31,16 +32,13 @@ from stages import code_digests, require_unchanged, stage
 def main(prepare: Path, out: Path) -> None:
     processes.relaunch("stages.train", [str(prepare), str(out)])
     code = code_digests()
-    if "OMP_NUM_THREADS" not in os.environ:
-        # Threads that share a table this small wait for each other: ten times slower on a busy machine of two cores.
-        torch.set_num_threads(1)
     params = load_params()
+    if "OMP_NUM_THREADS" not in os.environ and not trainable_class(params.model.name).threaded:
+        torch.set_num_threads(1)
     processes.require_even_shares(params.train.gradient_accumulation_steps)
     settings = flatten(params, "model", "train")
     with (
-        live_run(
-            project_root(), settings, warn=partial(click.secho, err=True, fg="yellow"), tracked=processes.rank() == 0
-        ) as run,
+        live_run(project_root(), settings, warn=_warn, tracked=processes.rank() == 0) as run,
         _interruptible(),
     ):
         _train(params, prepare, out, run, code)
@@ -76,28 +74,51 @@ def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping
     weights = generator(seed, "weights")
     model = trainable_class(name).initial(len(vocabulary), params.train.block_size, weights, **settings)
     model = model.to(device, DTYPES[params.train.dtype])
-    with processes.joined(device, lambda: _agreed(params, prepare, device, code)) as joined:
-        points = train(model, splits, params.train, generator(seed, "batches"), processes=joined)
+    decisive = _decisive(params, prepare, device, code)
+    unfinished = Unfinished(project_root(), decisive)
+    state, start = _resume(unfinished, run)
+    agreed = decisive | {"the step to resume from (.charlm/unfinished)": str(start)}
+    with processes.joined(device, lambda: agreed) as joined:
+        save = unfinished.save if processes.local_rank() == 0 else None
+        batches = generator(seed, "batches")
+        points = train(model, splits, params.train, batches, processes=joined, state=state, save=save)
         if processes.rank() == 0:
-            write_text(out / "history.csv", history.to_csv(_shown(points, params.train, run)))
+            write_text(out / "history.csv", history.to_csv(_shown(points, params.train, start, run)))
             checkpoint.save(out / "model.safetensors", model, name, settings, vocabulary)
         else:
             deque(points, maxlen=0)  # the same course, for which the others need this process
+    unfinished.remove()
 
 
-def _agreed(params: Params, prepare: Path, device: torch.device, code: Mapping[Path, str]) -> dict[str, str]:
-    """What makes the result, by what a person calls it."""
+def _resume(unfinished: Unfinished, run: LiveRun) -> tuple[State | None, int]:
+    """The state to go on from, and its step; 0 without one."""
+    state = unfinished.load()
+    if processes.rank():
+        pass  # the first one reports it
+    elif state is not None:
+        run.resume(state.step)
+        _warn(f"Resuming after step {state.step}, where a run with these parameters, text and code was cut off.")
+    elif others := unfinished.others():
+        _warn(
+            f"Not resuming: the {len(others)} unfinished training runs in {unfinished.path.parent} are of other "
+            "parameters, text, code or packages. Delete that folder if you want none of them."
+        )
+    return state, state.step if state else 0
+
+
+def _decisive(params: Params, prepare: Path, device: torch.device, code: Mapping[Path, str]) -> dict[str, str]:
+    """All that decides the result, by what a person calls it."""
     return {
         "params.yaml": str(flatten(params, "model", "train")),
         "the code": str(sorted((str(file.relative_to(Path.cwd())), digest) for file, digest in code.items())),
         "the prepared text": str([sha256(prepare / name) for name in ("vocabulary.json", "train.npy", "test.npy")]),
-        "the version of PyTorch": torch.__version__,
+        "the versions of PyTorch and NumPy": f"{torch.__version__}, {np.__version__}",
         "the device": device.type,
     }
 
 
-def _shown(points: Iterable[history.Point], settings: TrainParams, run: LiveRun) -> Iterator[history.Point]:
-    """`points` as they come, each logged to `run` and shown on a progress bar with step, loss and rate."""
+def _shown(points: Iterable[history.Point], settings: TrainParams, start: int, run: LiveRun) -> Iterator[history.Point]:
+    """`points` as they come, each logged to `run` and shown on a progress bar; the rate is that after step `start`."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
     tokens = settings.gradient_accumulation_steps * settings.batch_size * settings.block_size  # of an iteration
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -106,10 +127,16 @@ def _shown(points: Iterable[history.Point], settings: TrainParams, run: LiveRun)
         for point in points:
             now = time.perf_counter()
             rate = (point.step - step) / (now - before)  # iterations a second
-            run.log(point, rate * tokens if point.step else None)
-            progress.update(bar, completed=point.step, state=f"test loss {point.test_loss:.4f} · {rate:,.0f} it/s")
+            speed = rate * tokens if point.step > start else None
+            run.log(point, speed)
+            shown = f" · {speed:,.0f} tokens/s" if speed else ""
+            progress.update(bar, completed=point.step, state=f"test loss {point.test_loss:.4f}{shown}")
             step, before = point.step, now
             yield point
+
+
+def _warn(message: str) -> None:
+    click.secho(message, err=True, fg="yellow")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,11 @@ ARTIFACTS = {
     "checkpoint/vocabulary.json",
     "dvc.lock",
     "environment.json",
+    "figures/context.png",
     "figures/loss.png",
     "figures/next_char.png",
+    "figures/surprise.html",
+    "figures/surprise.png",
     "metrics.json",
     "params.yaml",
     "patch.diff",
@@ -61,7 +64,7 @@ def is_complete(project: Path, run: MlflowRun) -> bool:
         run.info.status == "FINISHED"
         and artifacts(run).keys() == ARTIFACTS
         and figures | references | {"loss/batch"} <= run.data.metrics.keys()
-        and len(run.data.params) == 22
+        and len(run.data.params) == 25
         and len(run.inputs.dataset_inputs) == 2
         and "nats per character" in run.data.tags["mlflow.note.content"]
         and (model.name, model.status) == ("charlm", "READY")
@@ -274,7 +277,7 @@ def test_without_a_network_the_download_tells_the_way_out_which_works(project: P
 
 def test_plots_draw_the_loss_and_the_next_characters(finished_project: Path, run: Run) -> None:
     plots = json.loads(run(finished_project, "dvc", "plots", "show", "--json").stdout)["data"]
-    assert plots.keys() == {"loss", "data/evaluate/next_char.csv"}
+    assert plots.keys() == {"loss", "context", "data/evaluate/next_char.csv"}
     [matrix] = plots["data/evaluate/next_char.csv"]
     drawn = matrix["content"]
     assert drawn["spec"]["mark"] == "rect"

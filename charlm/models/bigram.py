@@ -28,7 +28,7 @@ class BigramLanguageModel(LanguageModel):
         return logits
 
     @torch.no_grad()
-    def loss_and_gradients(self, contexts: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def loss_and_gradients(self, contexts: Tensor, targets: Tensor, seed: int = 0) -> tuple[Tensor, list[Tensor]]:  # noqa: ARG002 it drops nothing
         """The loss of `contexts` and `targets`, both (B, T), and its gradient by the table, from the counts of pairs.
 
         The gradient of a row is (how often it occurs × its softmax - its counts) / (B × T). Of a large table only the
@@ -47,7 +47,9 @@ class BigramLanguageModel(LanguageModel):
 
     def table(self) -> BigramTable:
         """The table as a checkpoint keeps it, in float32: a model scores the same here and when it is loaded."""
-        return BigramTable(self.token_embedding_table.weight.detach().cpu().float().numpy().astype(np.float64))
+        return BigramTable(
+            self.token_embedding_table.weight.detach().cpu().float().numpy().astype(np.float64), self.block_size
+        )
 
     def estimated_loss(self, split: Split, batch_size: int, eval_iters: int) -> float:  # noqa: ARG002 it needs neither
         """The exact loss, which costs no more than an estimate."""
@@ -56,6 +58,14 @@ class BigramLanguageModel(LanguageModel):
     def loss_over(self, split: Split) -> float:
         """See `BigramTable`."""
         return self.table().loss_over(split)
+
+    def loss_by_context(self, split: Split) -> Floats:
+        """See `BigramTable`."""
+        return self.table().loss_by_context(split)
+
+    def position_losses(self, split: Split) -> Floats:
+        """See `BigramTable`."""
+        return self.table().position_losses(split)
 
     def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Floats:
         """See `BigramTable`."""

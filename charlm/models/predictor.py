@@ -25,6 +25,12 @@ class Predictor(Protocol):
     def loss_over(self, split: Split) -> float:
         """Mean cross-entropy over every position of `split` but the first, in nats per character."""
 
+    def loss_by_context(self, split: Split) -> Floats:
+        """Mean loss of `split` by how many characters a prediction has seen, from 1 to block_size: (block_size,)."""
+
+    def position_losses(self, split: Split) -> Floats:
+        """The loss of each position of a short `split` but the first: (N - 1,)."""
+
     def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Floats:
         """Probability of each character after each sequence of `index` (B, T): (B, V)."""
 

@@ -22,13 +22,14 @@ WEIGHT = "token_embedding_table.weight"
 class BigramTable:
     """Logits (V, V), float64: row the present character, column the next one."""
 
-    def __init__(self, table: NDArray[np.float64]) -> None:
+    def __init__(self, table: NDArray[np.float64], block_size: int = 1) -> None:
         self.table = table
+        self.block_size = block_size
 
     @classmethod
     def initial(cls, vocabulary_size: int, block_size: int, rng: np.random.Generator, **settings: Any) -> Self:  # noqa: ARG003 a bigram needs neither
         """A table of draws from N(0, 1)."""
-        return cls(rng.standard_normal((vocabulary_size, vocabulary_size)))
+        return cls(rng.standard_normal((vocabulary_size, vocabulary_size)), block_size)
 
     def load_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Take the `weights` of a checkpoint; ValueError when they are not those of a table of this size."""
@@ -38,6 +39,14 @@ class BigramTable:
     def loss_over(self, split: Split) -> float:
         """Mean cross-entropy over every position of `split` but the first, which depends on its pairs alone."""
         return -float((split.pairs * log_softmax(self.table)).sum() / (len(split) - 1))
+
+    def loss_by_context(self, split: Split) -> Floats:
+        """The same however many characters it has seen: (block_size,)."""
+        return np.full(self.block_size, self.loss_over(split))
+
+    def position_losses(self, split: Split) -> Floats:
+        """The loss of each position of a short `split` but the first: (N - 1,)."""
+        return -log_softmax(self.table)[split.tokens[:-1], split.tokens[1:]]
 
     def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Floats:
         """Probability of each character after each sequence of `index` (B, T), of which the last one counts: (B, V)."""

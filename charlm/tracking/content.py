@@ -1,8 +1,10 @@
 """What a complete run contains: the results, parameters and texts of a pipeline, by MLflow's names."""
 
 import csv
+import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,12 +63,15 @@ def content_of(results: Results, params: Params, texts: Mapping[str, str]) -> Co
 
         return figures.loss(points, metrics["reference"])
 
-    def next_char() -> "Figure":
+    def drawn(name: str, path: Path) -> "Figure":
         from charlm.tracking import figures
 
-        with results.next_char.open(encoding="utf-8", newline="") as file:
-            return figures.next_char(csv.reader(file))
+        with path.open(encoding="utf-8", newline="") as file:
+            figure: Figure = getattr(figures, name)(csv.reader(file))
+            return figure
 
+    tables = {"next_char": results.next_char, "context": results.context, "surprise": results.surprise}
+    drawings = {f"figures/{name}.png": partial(drawn, name, path) for name, path in tables.items()}
     return Content(
         checkpoint_sha256=sha256(results.checkpoint),
         results_sha256=results.digest(),
@@ -78,12 +83,31 @@ def content_of(results: Results, params: Params, texts: Mapping[str, str]) -> Co
         text_sha256=sha256(results.book),
         tokens_sha256={split: sha256(path) for split, path in results.tokens.items()},
         files=checkpoint | samples | {results.metrics.name: results.metrics},
-        texts=texts,
-        figures={"figures/loss.png": loss, "figures/next_char.png": next_char},
+        texts={**texts, "figures/surprise.html": surprise_html(results.surprise)},
+        figures={"figures/loss.png": loss, **drawings},
         description=markdown(results, params),
         checkpoint=results.checkpoint,
         vocabulary=results.vocabulary,
         example=_example(results.book),
+    )
+
+
+def surprise_html(path: Path) -> str:
+    """The characters of surprise.csv as a page, each coloured by its bits, which it shows under the pointer."""
+    with path.open(encoding="utf-8", newline="") as file:
+        _, *rows = csv.reader(file)
+    marks = {"space": " ", "\\n": "↵\n"}
+    spans = (
+        f'<span title="{float(bits):.2f} bits" style="background:rgba(214,39,40,{min(float(bits) / 8, 1):.2f})">'
+        f"{html.escape(marks.get(char, char))}</span>"
+        for char, bits in rows
+    )
+    title = (
+        "The beginning of the test split: the redder a character, the more bits it took this model (8 and more: red)"
+    )
+    text = f'<p>{title}</p><pre style="white-space:pre-wrap;font-size:1.1em">{"".join(spans)}</pre>'
+    return (
+        f'<!doctype html><html><head><meta charset="utf-8"><title>Surprise</title></head><body>{text}</body></html>\n'
     )
 
 

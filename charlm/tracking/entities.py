@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from charlm.training.history import Point
@@ -44,8 +44,8 @@ def losses(point: Point) -> dict[str, float]:
 
 
 def log_bytes(client: "MlflowClient", run_id: str, name: str, content: bytes) -> None:
-    """Log `content` as the artifact `name`, at the top level."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
+    """Log `content` as the artifact `name`."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path, folder = Path(temporary) / PurePosixPath(name).name, str(PurePosixPath(name).parent)
         path.write_bytes(content)
-        client.log_artifact(run_id, str(path))
+        client.log_artifact(run_id, str(path), None if folder == "." else folder)

@@ -62,3 +62,34 @@ def next_char(rows: Iterable[Sequence[str]]) -> Figure:
     axes.set(xlabel="next character", ylabel="character", title="Probability of the next character")
     figure.colorbar(image, ax=axes, shrink=0.7)
     return figure
+
+
+def context(rows: Iterable[Sequence[str]]) -> Figure:
+    """The rows of context.csv: what each character more of context is worth."""
+    _, *values = rows
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([int(seen) for seen, _ in values], [float(loss) for _, loss in values], marker=".")
+    axes.set(
+        xlabel="characters seen", ylabel="loss (nats per character)", title="Loss by the number of characters seen"
+    )
+    axes.set_xscale("log", base=2)
+    return figure
+
+
+def surprise(rows: Iterable[Sequence[str]]) -> Figure:
+    """The rows of surprise.csv as a text, the redder a character the more bits it took: 60 of them a line."""
+    _, *values = rows
+    figure = Figure(figsize=(10, 0.28 * (len(values) // 60 + 1) + 1), layout="constrained")
+    axes = figure.subplots()
+    bits = np.full((len(values) // 60 + 1, 60), np.nan)
+    for number, (char, value) in enumerate(values):
+        bits[divmod(number, 60)] = float(value)
+        shown = {"space": " ", "\\n": "↵"}.get(char, char)
+        row, column = divmod(number, 60)
+        axes.text(column, row, shown, ha="center", va="center", family="monospace", fontsize=9, parse_math=False)
+    picture = axes.imshow(bits, cmap="Reds", vmin=0, vmax=8, aspect="auto")
+    axes.set_axis_off()
+    axes.set_title("The beginning of the test split, by the bits that each character took")
+    figure.colorbar(picture, ax=axes, label="bits")
+    return figure

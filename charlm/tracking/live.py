@@ -21,6 +21,7 @@ from charlm.training.history import Point
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
+RESUMED_TAG = "charlm.resumed_after_step"
 LOG = "log.txt"
 """The artifact of a run that did not end well: all it logged, with times, and the error's traceback."""
 PATIENCE = 25.0
@@ -32,6 +33,9 @@ _SYSTEM_INTERVAL = 10.0  # seconds between two samples of the machine; there is 
 
 class LiveRun:
     """What a training reports to while it runs; this one keeps nothing."""
+
+    def resume(self, step: int) -> None:
+        """Note that the training goes on after `step`, where an earlier run was cut off."""
 
     def log(self, point: Point, tokens_per_second: float | None) -> None:
         """Take a point of the loss curve, without waiting for the store."""
@@ -79,6 +83,9 @@ class _TrackedRun(LiveRun):
         self._queue: Queue[list[Metric] | None] = Queue()
         self._thread = Thread(target=self._work, daemon=True)
         self._thread.start()
+
+    def resume(self, step: int) -> None:
+        self._tags[RESUMED_TAG] = str(step)
 
     def log(self, point: Point, tokens_per_second: float | None) -> None:
         self._log.append(f"{_now()} {point}")

@@ -4,6 +4,7 @@ It is in the model's artifacts beside checkpoint, vocabulary and charlm's own co
 installed. MLflow runs it instead of importing it, hence `set_model` at its end.
 """
 
+import time
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,10 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 MAX_PROMPTS = 1_000
 MAX_CHARACTERS = 1_000_000
-"""Generated for one request, over all prompts: some ten seconds of work."""
+"""Generated for one request, over all prompts."""
+MAX_SECONDS = 60
+"""Of work for one request, by the speed that was measured when the model was loaded."""
+_MEASURED = 50  # characters
 
 
 class CharacterModel(PythonModel):
@@ -24,10 +28,14 @@ class CharacterModel(PythonModel):
         from pathlib import Path
 
         from charlm.models import checkpoint
+        from charlm.models.sampling import sample
         from charlm.text.vocabulary import Vocabulary
 
         self.vocabulary = Vocabulary.load(Path(context.artifacts["vocabulary"]))
         self.model = checkpoint.load(Path(context.artifacts["checkpoint"]), self.vocabulary)
+        start = time.perf_counter()
+        sample(self.model, self.vocabulary, self.vocabulary.characters[0], max_new_tokens=_MEASURED, temperature=1, seed=0)
+        self.seconds = (time.perf_counter() - start) / _MEASURED  # a character
 
     def predict(
         self,
@@ -42,22 +50,28 @@ class CharacterModel(PythonModel):
         from charlm.errors import CharlmError
         from charlm.models.sampling import sample
 
-        settings = _checked(len(model_input), params or {})
+        settings = _checked(len(model_input), params or {}, self.seconds)
         try:
             return [sample(self.model, self.vocabulary, prompt, **settings) for prompt in model_input.iloc[:, 0]]
         except CharlmError as err:
             raise MlflowException.invalid_parameter_value(err.message) from err
 
 
-def _checked(prompts: int, params: dict[str, Any]) -> dict[str, Any]:
-    """`params` as `sample` takes them; MlflowException if they or the number of prompts are out of bounds."""
+def _checked(prompts: int, params: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """`params` as `sample` takes them; MlflowException if they or the work are out of bounds.
+
+    `seconds` is what a character takes.
+    """
     tokens, temperature, seed = (params[name] for name in ("max_new_tokens", "temperature", "seed"))
+    needed = prompts * tokens * seconds
     problems = {
         "no prompt: expected at least one": prompts < 1,
         f"{prompts} prompts: expected at most {MAX_PROMPTS} in a request": prompts > MAX_PROMPTS,
         f"max_new_tokens is {tokens}: expected 1 or more": tokens < 1,
         f"{prompts} times {tokens} characters: expected at most {MAX_CHARACTERS} in all": prompts * tokens
         > MAX_CHARACTERS,
+        f"{prompts} times {tokens} characters would take about {needed:,.0f} s: expected at most {MAX_SECONDS} s": needed
+        > MAX_SECONDS,
         f"temperature is {temperature}: expected a finite number above 0": not 0 < temperature < float("inf"),
         f"seed is {seed}: expected 0 or more": seed < 0,
     }

@@ -43,6 +43,11 @@ def rank() -> int:
     return int(os.environ["RANK"]) if launched() else 0
 
 
+def local_rank() -> int:
+    """The number of this process among those of its host."""
+    return int(os.environ["LOCAL_RANK"]) if launched() else 0
+
+
 def size() -> int:
     """The number of processes on all hosts."""
     return int(os.environ["WORLD_SIZE"]) if launched() else 1

@@ -1,14 +1,18 @@
-"""The figures of a model and the rows of next_char.csv."""
+"""The figures of a model and the rows of the tables that evaluate writes."""
 
 import math
 
 import numpy as np
 import pytest
+import torch
 
-from charlm.evaluation import MOST_FREQUENT, evaluate, figures, next_char_rows
+from charlm.evaluation import MOST_FREQUENT, SURPRISED, context_rows, evaluate, figures, next_char_rows, surprise_rows
+from charlm.models.base import LanguageModel
+from charlm.models.predictor import Predictor
 from charlm.models.table import BigramTable
+from charlm.random import generator
 from charlm.text.corpus import Split
-from tests.models_for_tests import TEST, TRAIN, V, table
+from tests.models_for_tests import TEST, TRAIN, Mean, V, table
 
 
 def of(tokens: "list[int] | np.ndarray", size: int) -> Split:
@@ -74,3 +78,38 @@ def test_next_char_rows_of_a_large_vocabulary_are_those_of_its_most_frequent_cha
     assert {row[0] for row in rows} == {row[1] for row in rows} == {str(token) for token in range(300, 400)}
     probability = table(size).next_char_probabilities(np.array([[300]]))[0, 301]
     assert rows[1] == ("300", "301", f"{probability:.6f}", 3)
+
+
+# context.csv and surprise.csv
+
+
+def whole_context() -> LanguageModel:
+    """A model of more than one character, in float64."""
+    return Mean(V, 8, generator(1, "weights")).eval()
+
+
+def test_context_rows_have_the_mean_loss_of_each_place_in_a_window() -> None:
+    model = whole_context()
+    header, *rows = context_rows(model, TEST)
+    windows = np.concatenate([windows for windows, _ in TEST.blocks(8)])
+    assert header == ("characters_seen", "loss")
+    assert [seen for seen, _ in rows] == list(range(1, 9))
+    for seen, loss in rows:
+        places = torch.from_numpy(windows[:, : seen + 1])
+        logits = model(places[:, :-1])[0][:, -1]
+        expected = torch.nn.functional.cross_entropy(logits, places[:, -1]).item()
+        assert float(loss) == pytest.approx(expected, abs=0.6e-6)
+    flat = {loss for _, loss in list(context_rows(table(), TEST))[1:]}
+    assert flat == {f"{table().loss_over(TEST):.6f}"}
+
+
+@pytest.mark.parametrize("model", [table(), whole_context()], ids=["bigram", "of the whole context"])
+def test_surprise_rows_are_the_first_characters_with_their_bits(model: Predictor) -> None:
+    labels = [str(token) for token in range(V)]
+    header, *rows = surprise_rows(model, TEST, labels)
+    assert header == ("char", "bits")
+    assert [char for char, _ in rows] == [labels[token] for token in TEST.tokens[1:]]
+    mean = sum(float(bits) for _, bits in rows) / len(rows)
+    assert mean * math.log(2) == pytest.approx(model.loss_over(TEST), abs=1e-6)
+    long = Split("test", np.tile(TEST.tokens, 10), V)
+    assert len(list(surprise_rows(model, long, labels))) == SURPRISED + 1

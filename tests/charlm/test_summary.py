@@ -37,6 +37,8 @@ def data(tmp_path: Path) -> Path:
         "train/history.csv": "",
         "evaluate/metrics.json": json.dumps(METRICS),
         "evaluate/next_char.csv": "",
+        "evaluate/context.csv": "",
+        "evaluate/surprise.csv": "",
         "sample/untrained.txt": "zzz",
         "sample/trained.txt": "\n\nThe [b]cat[/b]\n  \nsat.\n",
     }

@@ -127,8 +127,8 @@ def test_the_wrong_vocabulary_is_told_by_its_size_or_by_its_digest(path: Path) -
 @pytest.mark.parametrize(
     ("changes", "weights", "expected"),
     [
-        ({"model": "rnn"}, GOOD, "model is 'rnn', known here: bigram"),
-        ({"model": None}, GOOD, "model is None, known here: bigram"),
+        ({"model": "rnn"}, GOOD, "model is 'rnn', known here: bigram, mlp, gru, gpt"),
+        ({"model": None}, GOOD, "model is None, known here: bigram, mlp, gru, gpt"),
         ({}, {WEIGHT: torch.zeros(2, 3)}, f"{WEIGHT} is (2, 3), expected (2, 2)"),
         ({}, {}, f"{WEIGHT} is missing, expected (2, 2)"),
         ({}, GOOD | {"lm_head.bias": torch.zeros(2)}, "lm_head.bias is (2,), expected no such tensor"),

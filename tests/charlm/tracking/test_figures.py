@@ -85,3 +85,20 @@ def test_next_characters_of_a_large_vocabulary_fit_in_a_figure() -> None:
     figure, _ = next_char_figure("".join(map(chr, range(0x4E00, 0x4E00 + 300))))
     assert max(figure.get_size_inches()) < 20
     assert np.asarray(figure.axes[0].images[0].get_array()).shape == (100, 100)
+
+
+def test_loss_by_context_is_drawn_as_it_is() -> None:
+    (axes,) = figures.context([("characters_seen", "loss"), ("1", "2.5"), ("2", "2.0")]).axes
+    (line,) = axes.lines
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1, 2], [2.5, 2.0])
+
+
+def test_surprise_is_the_text_on_its_bits() -> None:
+    rows = [("char", "bits"), *[("space", "1.5"), ("\\n", "7.25"), ("$", "0.5")] * 30]
+    figure = figures.surprise(rows)
+    axes = figure.axes[0]
+    assert "".join(text.get_text() for text in axes.texts) == " ↵$" * 30
+    bits = np.asarray(axes.images[0].get_array())
+    assert bits.shape == (2, 60)
+    assert bits[1, :3].tolist() == [1.5, 7.25, 0.5]
+    assert is_drawn(figure)

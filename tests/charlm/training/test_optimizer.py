@@ -1,9 +1,45 @@
-"""The learning rate by step."""
+"""The update rules, held against PyTorch's own optimizers, step by step."""
 
 import pytest
+import torch
 
-from charlm.training.optimizer import learning_rate
+from charlm.errors import CharlmError
+from charlm.training.optimizer import Optimizer, learning_rate
 from tests.models_for_tests import settings
+
+MUON = settings(optimizer="muon", muon_learning_rate=0.02, beta2=0.99, warmup_iters=4, schedule="linear")
+
+
+def parameters() -> list[torch.nn.Parameter]:
+    """An embedding, two hidden matrices, one wide and one tall, and a bias."""
+    draws = torch.Generator().manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape, generator=draws)) for shape in ((7, 4), (4, 12), (12, 4), (12,))]
+
+
+@pytest.mark.parametrize("rule", ["adamw", "muon"])
+@pytest.mark.parametrize("grad_clip", [None, 0.5])
+def test_steps_are_those_of_pytorchs_optimizers_to_the_bit(rule: str, grad_clip: float | None) -> None:
+    given = MUON.model_copy(update={"optimizer": rule, "grad_clip": grad_clip})
+    ours, theirs = parameters(), parameters()
+    hidden, rest = ([1, 2], [0, 3]) if rule == "muon" else ([], [0, 1, 2, 3])
+    decay = {"weight_decay": given.weight_decay}
+    adamw = torch.optim.AdamW([theirs[n] for n in rest], lr=0.01, betas=(0.9, 0.99), fused=True, **decay)
+    rules: list[tuple[torch.optim.Optimizer, float]] = [(adamw, 0.01)]
+    if hidden:
+        rules.append((torch.optim.Muon([theirs[n] for n in hidden], lr=0.02, **decay), 0.02))
+    rule_of_ours = Optimizer(ours, ours[1:3], given)
+    draws = torch.Generator().manual_seed(1)
+    for step in range(1, 21):
+        gradients = [torch.randn(parameter.shape, generator=draws) for parameter in ours]
+        for parameter, gradient in zip(theirs, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        if grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(theirs, grad_clip)
+        for reference, highest in rules:
+            reference.param_groups[0]["lr"] = learning_rate(step, highest, given)
+            reference.step()
+        rule_of_ours.update(gradients, step)
+    assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -19,6 +55,16 @@ from tests.models_for_tests import settings
     ],
 )
 def test_rate_rises_then_stays_or_falls(schedule: str, warmup: int, expected: list[float]) -> None:
-    given = settings(learning_rate=0.3, max_iters=4, warmup_iters=warmup, schedule=schedule)
-    rates = [learning_rate(step, given) / 0.3 for step in range(1, 5)]
+    given = settings(max_iters=4, warmup_iters=warmup, schedule=schedule)
+    rates = [learning_rate(step, 0.3, given) / 0.3 for step in range(1, 5)]
     assert rates == pytest.approx(expected, abs=1e-6)
+
+
+def test_muon_needs_a_hidden_matrix() -> None:
+    with pytest.raises(CharlmError) as err:
+        Optimizer(parameters(), [], MUON)
+    assert str(err.value) == (
+        "train.optimizer is muon, but this model has no matrix between its embeddings and its head.\n"
+        "Muon is for such matrices alone.\n"
+        "Set train.optimizer to adamw, or choose another model (model.name)."
+    )

@@ -1,0 +1,68 @@
+"""The ladder: every recipe on the book, from the bigram to the GPT, run by DVC and recorded in the project's store.
+
+It writes the table in README.md. The runs are named after their recipes; `charlm ui` shows them beside the references.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from math import prod
+from pathlib import Path
+
+import click
+import safetensors
+from mlflow import MlflowClient
+
+from charlm.config import project_root
+from charlm.files import sha256, write_text
+from charlm.provenance import repository
+from charlm.tracking.store import CHECKPOINT_TAG, Store
+
+RECIPES = {
+    "notebook": "bigram, the notebook's settings",
+    "bigram": "bigram",
+    "mlp": "MLP",
+    "gru": "GRU",
+    "gpt": "GPT",
+}
+REFERENCES = {"bigram_counts": "counted pairs", "kneser_ney": "Kneser-Ney, order 6"}
+HEADER = "| | parameters | seconds of training | train | test |\n|---|---|---|---|---|\n"
+
+
+@click.command(help=__doc__)
+def main() -> None:
+    root = project_root()
+    store = Store(root)
+    os.environ |= {"MLFLOW_TRACKING_URI": store.uri}
+    commit = repository.require(repository.run(root, "git", "rev-parse", "HEAD")).decode().strip()
+    with tempfile.TemporaryDirectory(prefix="charlm-ladder.") as temporary:
+        folder = Path(temporary) / "project"
+        repository.check_out(root, commit, folder)
+        rows = [_row(folder, recipe, title, store.client) for recipe, title in RECIPES.items()]
+        references = json.loads((folder / "data/prepare/references.json").read_text(encoding="utf-8"))
+    rows += [f"| *{title}* | | | | *{references[name]:.4f}* |" for name, title in REFERENCES.items()]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    table = HEADER + "".join(f"{row}\n" for row in rows)
+    write_text(root / "README.md", re.sub(re.escape(HEADER) + r"(?:\|.*\n)+", lambda _: table, readme))
+
+
+def _row(folder: Path, recipe: str, title: str, client: MlflowClient) -> str:
+    """Run a recipe in `folder`; its row of the table."""
+    shutil.copy(folder / f"recipes/{recipe}.yaml", folder / "params.yaml")
+    command = ["dvc", "repro", "--force", "train", "evaluate", "sample", "record"]
+    subprocess.run(command, cwd=folder, env=repository.environment() | {"DVC_EXP_NAME": recipe}, check=True)
+    metrics = json.loads((folder / "data/evaluate/metrics.json").read_text(encoding="utf-8"))
+    checkpoint = folder / "data/train/model.safetensors"
+    with safetensors.safe_open(checkpoint, framework="np") as file:
+        size = sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 not a dict
+    found = client.search_runs(["1"], f"tags.`{CHECKPOINT_TAG}` = '{sha256(checkpoint)}'")
+    seconds = max(run.data.metrics.get("time/seconds", 0.0) for run in found)
+    losses = " | ".join(f"{metrics[split]['loss']:.4f}" for split in ("train", "test"))
+    return f"| {title} (`recipes/{recipe}.yaml`) | {size:,} | {seconds:.3g} | {losses} |"
+
+
+if __name__ == "__main__":
+    main()
