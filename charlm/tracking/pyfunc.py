@@ -34,7 +34,8 @@ class CharacterModel(PythonModel):
         self.vocabulary = Vocabulary.load(Path(context.artifacts["vocabulary"]))
         self.model = checkpoint.load(Path(context.artifacts["checkpoint"]), self.vocabulary)
         start = time.perf_counter()
-        sample(self.model, self.vocabulary, self.vocabulary.characters[0], max_new_tokens=_MEASURED, temperature=1, seed=0)
+        prompt = self.vocabulary.characters[0]
+        sample(self.model, self.vocabulary, prompt, max_new_tokens=_MEASURED, temperature=1, seed=0)
         self.seconds = (time.perf_counter() - start) / _MEASURED  # a character
 
     def predict(
@@ -70,7 +71,7 @@ def _checked(prompts: int, params: dict[str, Any], seconds: float) -> dict[str, 
         f"max_new_tokens is {tokens}: expected 1 or more": tokens < 1,
         f"{prompts} times {tokens} characters: expected at most {MAX_CHARACTERS} in all": prompts * tokens
         > MAX_CHARACTERS,
-        f"{prompts} times {tokens} characters would take about {needed:,.0f} s: expected at most {MAX_SECONDS} s": needed
+        f"{prompts} times {tokens} characters would take {needed:,.0f} s: expected at most {MAX_SECONDS}": needed
         > MAX_SECONDS,
         f"temperature is {temperature}: expected a finite number above 0": not 0 < temperature < float("inf"),
         f"seed is {seed}: expected 0 or more": seed < 0,
