@@ -51,7 +51,7 @@ def test_machine_decides_nothing(
 ) -> None:
     set_train(project, **settings)
     here = results(project, "out")
-    assert len(here) == 10
+    assert len(here) == 12
     there = tmp_path / "another folder, é"
     project.rename(there)
     for (capability, threads), (locale, zone) in zip(machines, PLACES, strict=False):

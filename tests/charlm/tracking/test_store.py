@@ -33,8 +33,8 @@ def test_two_processes_may_meet_in_a_folder_without_a_store(tmp_path: Path) -> N
     """One of them lost: MLflow's own lock does not cover all that it does to a new database."""
     script = "from charlm.tracking.store import Store; from pathlib import Path; Store(Path.cwd())"
     command = [sys.executable, "-c", script]
-    both = [subprocess.Popen(command, cwd=tmp_path, env={"PYTHONPATH": str(PROJECT)}) for _ in range(3)]
-    assert [process.wait() for process in both] == [0, 0, 0]
+    both = [subprocess.Popen(command, cwd=tmp_path, env={"PYTHONPATH": str(PROJECT)}) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
 
 
 @pytest.mark.parametrize("change", [shutil.move, shutil.copytree])
