@@ -32,6 +32,18 @@ def test_result_is_the_committed_one() -> None:
     assert f"| test loss {METRICS['test']['loss']:.4f} |" in README
 
 
+def test_ladder_is_that_of_the_recipes() -> None:
+    """`make ladder` writes it; that a network comes to its figure again takes minutes, so it is not run here."""
+    rows = re.findall(r"^\| .+ \(`(recipes/\w+\.yaml)`\) \| .+ \| ([0-9.]+) \|$", README, re.MULTILINE)
+    assert {path for path, _ in rows} == {f"recipes/{path.name}" for path in (PROJECT / "recipes").glob("*.yaml")}
+    for path, loss in rows:
+        assert (
+            f"est loss {loss} on the book" in (PROJECT / path).read_text()
+            or f"on the book {loss}." in (PROJECT / path).read_text()
+        )
+    assert f"| | | *{METRICS['reference']['kneser_ney']:.4f}* |" in README
+
+
 @pytest.mark.mirror
 def test_both_experiments_on_the_book_give_the_numbers(mirror: Path, tmp_path: Path) -> None:
     shipped, longer = (load_params(PROJECT / name) for name in ("params.yaml", "recipes/bigram.yaml"))
