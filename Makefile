@@ -26,8 +26,8 @@ verify: $(READY)  ## reproduce the committed result and compare every byte with 
 	python -m charlm.provenance.reproduction
 
 test: $(READY)  ## run every test, without the internet
-	@# Much of their time the tests wait, for servers and for processes: twice as many as there are cores.
-	python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) * 2)) --dist loadgroup
+	@# A part of their time the tests wait, for servers and for processes: half as many again as there are cores.
+	python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)) --dist loadgroup
 
 bench: .venv/bench/.ready  ## measure charlm beside the notebook and write docs/benchmarks.md
 	PYTHONPATH=$(CURDIR)/.venv/bench python -m benchmarks

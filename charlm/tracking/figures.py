@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
@@ -18,10 +19,16 @@ REFERENCE_STYLES: dict[str, Any] = {
 }
 
 
+def _figure(width: float, height: float, **margins: float) -> tuple[Figure, Axes]:
+    """A figure of inches with fixed margins: a layout that fits them to the labels draws everything twice."""
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(**{"left": 0.09, "right": 0.97, "bottom": 0.11, "top": 0.92} | margins)
+    return figure, figure.subplots()
+
+
 def loss(points: Sequence[Point], references: Mapping[str, float]) -> Figure:
     """Train and test loss over the iterations, with the references as lines; nats per character."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _figure(8, 5, right=0.78)  # the references' names are beside it
     steps = [point.step for point in points]
     axes.plot(steps, [point.train_loss for point in points], marker=".", label="train")
     axes.plot(steps, [point.test_loss for point in points], marker=".", label="test")
@@ -53,8 +60,7 @@ def next_char(rows: Iterable[Sequence[str]]) -> Figure:
     labels = list(dict.fromkeys(char for char, _ in table))
     size = len(labels)
     side = max(6.0, 0.16 * size)  # inches
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _figure(side, side, left=0.6 / side + 0.04, right=1.0)
     matrix = np.array([probability for _, probability in table]).reshape(size, size)  # (F, F)
     image = axes.imshow(matrix, cmap="Blues", norm=PowerNorm(0.5, vmin=0))
     axes.set_xticks(range(size), labels, rotation=90, fontsize=7, parse_math=False)
@@ -67,8 +73,7 @@ def next_char(rows: Iterable[Sequence[str]]) -> Figure:
 def context(rows: Iterable[Sequence[str]]) -> Figure:
     """The rows of context.csv: what each character more of context is worth."""
     _, *values = rows
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _figure(8, 5)
     axes.plot([int(seen) for seen, _ in values], [float(loss) for _, loss in values], marker=".")
     axes.set(
         xlabel="characters seen", ylabel="loss (nats per character)", title="Loss by the number of characters seen"
@@ -80,8 +85,7 @@ def context(rows: Iterable[Sequence[str]]) -> Figure:
 def surprise(rows: Iterable[Sequence[str]]) -> Figure:
     """The rows of surprise.csv as a text, the redder a character the more bits it took: 60 of them a line."""
     _, *values = rows
-    figure = Figure(figsize=(10, 0.28 * (len(values) // 60 + 1) + 1), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _figure(10, 0.28 * (len(values) // 60 + 1) + 1, left=0.02, right=1.0, bottom=0.03)
     bits = np.full((len(values) // 60 + 1, 60), np.nan)
     for number, (char, value) in enumerate(values):
         bits[divmod(number, 60)] = float(value)

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
 
 from tests.trainings import add_hook, only_run, set_train
 
 TRAIN = ("python", "-m", "stages.train", "data/prepare", "out")
+RESULTS = ("model.safetensors", "history.csv")
 Run = Callable[..., Any]
 
 
@@ -91,3 +94,32 @@ def test_code_that_decides_the_result_must_not_change_while_it_runs(hooked: Path
 def test_code_that_only_tracks_may_change_while_it_runs(hooked: Path, run: Run) -> None:
     run(hooked, *TRAIN, AT_STEP_20_IN_0="open('charlm/tracking/live.py', 'a').write('# edited')")
     assert only_run(hooked).info.status == "FINISHED"
+
+
+def test_killed_training_run_of_a_gpt_is_resumed_to_the_same_bytes_in_a_run_with_the_whole_curve(
+    hooked: Path, run: Run
+) -> None:
+    """Dropout and Muon included; the state of other parameters is reported and left alone."""
+    params = YAML().load((hooked / "params.yaml").read_text())
+    gpt = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_window": 2, "dropout": 0.2}
+    params["model"] |= {"name": "gpt", "gpt": gpt}
+    YAML().dump(params, hooked / "params.yaml")
+    set_train(hooked, block_size=16, max_iters=30, eval_interval=5, optimizer="muon", dtype="float32", grad_clip=1.0)
+    run(hooked, *TRAIN, code=-9, AT_STEP_20_IN_0="os.kill(os.getpid(), 9)")
+    assert list((hooked / "out").glob("*")) == []
+    [state] = (hooked / ".charlm/unfinished").iterdir()
+
+    set_train(hooked, max_iters=31)
+    other = run(hooked, "python", "-m", "stages.train", "data/prepare", "other", CHARLM_TRACKING="off")
+    assert "Not resuming: the 1 unfinished training runs in " in other.stderr
+    set_train(hooked, max_iters=30)
+    resumed = run(hooked, *TRAIN)
+    assert "Resuming after step 5, where a run with these parameters, text and code was cut off." in resumed.stderr
+    assert not state.exists()
+    run(hooked, "python", "-m", "stages.train", "data/prepare", "uncut", CHARLM_TRACKING="off")
+    for name in RESULTS:
+        assert (hooked / "out" / name).read_bytes() == (hooked / "uncut" / name).read_bytes()
+    store = MlflowClient(f"sqlite:///{hooked / 'mlflow.db'}")
+    last, _ = store.search_runs(["1"], order_by=["attributes.start_time DESC"])
+    assert (last.info.status, last.data.tags["charlm.resumed_after_step"]) == ("FINISHED", "5")
+    assert {point.step for point in store.get_metric_history(last.info.run_id, "loss/test")} == set(range(0, 31, 5))
