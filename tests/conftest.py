@@ -55,6 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile(
         "charlm",
         deadline=None,  # it would assert a timing
+        max_examples=50,
         derandomize="CI" in os.environ,  # a commit passes or not, whatever was drawn
     )
     hypothesis.settings.load_profile("charlm")
@@ -73,8 +74,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin the long tests first: begun last, one would keep a single process busy while the others have ended."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Begin early what takes long: the groups, each of which one process runs, then the long tests.
+
+    Begun last, they would keep a single process busy while the others have ended. Between the two are tests that need no
+    finished project, as it is made by the first test that does.
+    """
+
+    def place(item: pytest.Item) -> int:
+        if item.get_closest_marker("xdist_group"):
+            return 0
+        if item.path.parent.name in ("models", "text", "training"):
+            return 1
+        return 2 if item.get_closest_marker("long") else 3
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -571,15 +571,15 @@ def test_every_point_of_a_training_on_a_bad_line_is_there_once(
 # A record that does not get through
 
 
-@pytest.mark.parametrize("fate", [Fate.LOST, Fate.ANSWER_LOST])
 def test_record_cut_short_anywhere_is_finished_by_the_next(
-    team: Team, line: Line, log_in: LogIn, experiment: str, fate: Fate, result: Content, here: Path
+    team: Team, line: Line, log_in: LogIn, experiment: str, result: Content, here: Path
 ) -> None:
-    """Each gets one request further than the one before it, until one gets through."""
+    """Each gets one request further than the one before it, until one gets through; lost are requests and answers."""
     log_in(team.user("ann", experiment, line.address) | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"})
     messages: list[str] = []
     for cut in count(1):
-        line.decide(partial(lambda cut, number: Fate.ARRIVES if number < cut else fate, cut))
+        fate = Fate.LOST if cut % 2 else Fate.ANSWER_LOST
+        line.decide(partial(lambda cut, fate, number: Fate.ARRIVES if number < cut else fate, cut, fate))
         try:
             recorded(here, result)
             break
