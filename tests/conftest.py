@@ -76,8 +76,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin early what takes long: the groups, each of which one process runs, then the long tests.
 
-    Begun last, they would keep a single process busy while the others have ended. Between the two are tests that need no
-    finished project, as it is made by the first test that does.
+    Begun last, they would keep a single process busy while the others have ended. Between the two are tests that need
+    no finished project, as the first test that does makes it.
     """
 
     def place(item: pytest.Item) -> int:
