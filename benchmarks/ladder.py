@@ -14,7 +14,6 @@ from pathlib import Path
 
 import click
 import safetensors
-from mlflow import MlflowClient
 
 from charlm.config import project_root
 from charlm.files import sha256, write_text
@@ -41,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="charlm-ladder.") as temporary:
         folder = Path(temporary) / "project"
         repository.check_out(root, commit, folder)
-        rows = [_row(folder, recipe, title, store.client) for recipe, title in RECIPES.items()]
+        rows = [_row(folder, recipe, title, store) for recipe, title in RECIPES.items()]
         references = json.loads((folder / "data/prepare/references.json").read_text(encoding="utf-8"))
     rows += [f"| *{title}* | | | | *{references[name]:.4f}* |" for name, title in REFERENCES.items()]
     readme = (root / "README.md").read_text(encoding="utf-8")
@@ -49,7 +48,7 @@ def main() -> None:
     write_text(root / "README.md", re.sub(re.escape(HEADER) + r"(?:\|.*\n)+", lambda _: table, readme))
 
 
-def _row(folder: Path, recipe: str, title: str, client: MlflowClient) -> str:
+def _row(folder: Path, recipe: str, title: str, store: Store) -> str:
     """Run a recipe in `folder`; its row of the table."""
     shutil.copy(folder / f"recipes/{recipe}.yaml", folder / "params.yaml")
     command = ["dvc", "repro", "--force", "train", "evaluate", "sample", "record"]
@@ -58,7 +57,7 @@ def _row(folder: Path, recipe: str, title: str, client: MlflowClient) -> str:
     checkpoint = folder / "data/train/model.safetensors"
     with safetensors.safe_open(checkpoint, framework="np") as file:
         size = sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 not a dict
-    found = client.search_runs(["1"], f"tags.`{CHECKPOINT_TAG}` = '{sha256(checkpoint)}'")
+    found = store.runs(f"tags.`{CHECKPOINT_TAG}` = '{sha256(checkpoint)}'")
     seconds = max(run.data.metrics.get("time/seconds", 0.0) for run in found)
     losses = " | ".join(f"{metrics[split]['loss']:.4f}" for split in ("train", "test"))
     return f"| {title} (`recipes/{recipe}.yaml`) | {size:,} | {seconds:.3g} | {losses} |"

@@ -9,6 +9,8 @@ from charlm.files import sha256
 from charlm.training.history import Point, from_csv
 
 Metrics = dict[str, dict[str, float]]
+MARKS = {"space": " ", "\\n": "↵"}
+"""How the labels of surprise.csv look in a text; all others look as they are."""
 
 
 class Results:

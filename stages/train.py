@@ -86,23 +86,24 @@ def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping
             write_text(out / "history.csv", history.to_csv(_shown(points, params.train, start, run)))
             checkpoint.save(out / "model.safetensors", model, name, settings, vocabulary)
         else:
-            deque(points, maxlen=0)  # the same course, for which the others need this process
+            deque(points, maxlen=0)  # the others need this process for the same steps
     unfinished.remove()
 
 
 def _resume(unfinished: Unfinished, run: LiveRun) -> tuple[State | None, int]:
     """The state to go on from, and its step; 0 without one."""
     state = unfinished.load()
-    if processes.rank():
-        pass  # the first one reports it
-    elif state is not None:
+    message = ""
+    if state is not None:
         run.resume(state.step)
-        _warn(f"Resuming after step {state.step}, where a run with these parameters, text and code was cut off.")
+        message = f"Resuming after step {state.step}, where a run with these parameters, text and code was cut off."
     elif others := unfinished.others():
-        _warn(
+        message = (
             f"Not resuming: the {len(others)} unfinished training runs in {unfinished.path.parent} are of other "
             "parameters, text, code or packages. Delete that folder if you want none of them."
         )
+    if message and processes.rank() == 0:
+        _warn(message)
     return state, state.step if state else 0
 
 

@@ -38,6 +38,7 @@ from charlm.tracking.live import live_run
 from charlm.tracking.record import record
 from charlm.tracking.store import Store
 from charlm.training.history import from_csv
+from tests.trainings import refusal
 
 pytestmark = pytest.mark.xdist_group("one PostgreSQL and its server")
 
@@ -460,18 +461,9 @@ def test_champion_is_promoted_and_asked_by_whoever_may(
 # A server that refuses
 
 
-def refusal(root: Path) -> str:
-    """What a training is output that may not log; it does not begin."""
-    with pytest.raises(CharlmError) as error, live_run(root, {"train.seed": 1}, warn=print):
-        pytest.fail("it trained")
-    assert error.value.message.startswith(f"MLflow cannot use its store {os.environ['MLFLOW_TRACKING_URI']}: ")
-    assert "CHARLM_TRACKING=off" in error.value.message
-    return error.value.message
-
-
 def test_wrong_password_is_reported_before_training(team: Team, log_in: LogIn, here: Path) -> None:
     log_in(team.user("ann") | {"MLFLOW_TRACKING_PASSWORD": "not-hers"})
-    message = refusal(here)
+    message = refusal(here, os.environ["MLFLOW_TRACKING_URI"])
     assert "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user that the server knows." in message
     assert "not-hers" not in message
 
@@ -480,7 +472,7 @@ def test_missing_permission_is_reported_before_training(team: Team, log_in: LogI
     log_in(team.user("ann", experiment))
     Store(here)
     log_in(team.user("bob", experiment))
-    output = refusal(here)
+    output = refusal(here, os.environ["MLFLOW_TRACKING_URI"])
     assert "Permission denied" in output
     assert f"Ask its owner or an administrator to let bob write to the experiment {experiment}." in output
     assert runs(team, experiment) == []
@@ -490,7 +482,7 @@ def test_name_that_the_server_does_not_answer_to_is_reported_before_training(
     team: Team, log_in: LogIn, here: Path
 ) -> None:
     log_in(team.user("ann", address=f"http://localhost:{team.port}"))
-    output = refusal(here)
+    output = refusal(here, os.environ["MLFLOW_TRACKING_URI"])
     assert "Invalid Host header" in output
     assert "Ask its administrator to add localhost" in output
 
@@ -510,7 +502,7 @@ def test_only_the_page_s_own_web_address_may_write(team: Team) -> None:
 def test_server_that_never_answers_is_reported_before_training(log_in: LogIn, here: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         log_in({"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{silent.getsockname()[1]}"})
-        refusal(here)
+        refusal(here, os.environ["MLFLOW_TRACKING_URI"])
 
 
 # A server that goes away while we train

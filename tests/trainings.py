@@ -3,8 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
+
+from charlm.errors import CharlmError
+from charlm.tracking.live import live_run
 
 
 def set_train(project: Path, **values: Any) -> None:
@@ -38,3 +42,12 @@ def add_hook(project: Path) -> None:
     """Let process N run the code in the environment variable AT_STEP_20_IN_N at that step."""
     with (project / "charlm/training/loop.py").open("a") as module:
         module.write(HOOK)
+
+
+def refusal(root: Path, uri: str) -> str:
+    """The message of a training run that may not log to the store `uri`, and so does not begin."""
+    with pytest.raises(CharlmError) as error, live_run(root, {"train.seed": 1}, warn=print):
+        pytest.fail("it trained")
+    assert error.value.message.startswith(f"MLflow cannot use its store {uri}: ")
+    assert "CHARLM_TRACKING=off" in error.value.message
+    return error.value.message

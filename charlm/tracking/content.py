@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from charlm.config import Params, flatten
 from charlm.files import sha256
-from charlm.results import Results
+from charlm.results import MARKS, Results
 from charlm.summary import markdown
 from charlm.training.history import Point
 
@@ -96,10 +96,10 @@ def surprise_html(path: Path) -> str:
     """The characters of surprise.csv as a page, each coloured by its bits, which it shows under the pointer."""
     with path.open(encoding="utf-8", newline="") as file:
         _, *rows = csv.reader(file)
-    marks = {"space": " ", "\\n": "↵\n"}
+    line_ends = {"\\n": "\n"}
     spans = (
         f'<span title="{float(bits):.2f} bits" style="background:rgba(214,39,40,{min(float(bits) / 8, 1):.2f})">'
-        f"{html.escape(marks.get(char, char))}</span>"
+        f"{html.escape(MARKS.get(char, char))}{line_ends.get(char, '')}</span>"
         for char, bits in rows
     )
     title = (

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
+from charlm.results import MARKS
 from charlm.training.history import Point
 
 REFERENCE_STYLES: dict[str, Any] = {
@@ -88,10 +89,18 @@ def surprise(rows: Iterable[Sequence[str]]) -> Figure:
     figure, axes = _figure(10, 0.28 * (len(values) // 60 + 1) + 1, left=0.02, right=1.0, bottom=0.03)
     bits = np.full((len(values) // 60 + 1, 60), np.nan)
     for number, (char, value) in enumerate(values):
-        bits[divmod(number, 60)] = float(value)
-        shown = {"space": " ", "\\n": "↵"}.get(char, char)
         row, column = divmod(number, 60)
-        axes.text(column, row, shown, ha="center", va="center", family="monospace", fontsize=9, parse_math=False)
+        bits[row, column] = float(value)
+        axes.text(
+            column,
+            row,
+            MARKS.get(char, char),
+            ha="center",
+            va="center",
+            family="monospace",
+            fontsize=9,
+            parse_math=False,
+        )
     picture = axes.imshow(bits, cmap="Reds", vmin=0, vmax=8, aspect="auto")
     axes.set_axis_off()
     axes.set_title("The beginning of the test split, by the bits that each character took")

@@ -25,14 +25,14 @@ RESUMED_TAG = "charlm.resumed_after_step"
 LOG = "log.txt"
 """The artifact of a run that did not end well: all it logged, with times, and the error's traceback."""
 PATIENCE = 25.0
-"""Seconds that a training waits at its end for a slow store: SQLite waits 20 for a lock, and torchrun 30 for a
-training that it ends."""
+"""Seconds that a training run waits at its end for a slow store: SQLite waits 20 for a lock, and torchrun 30 for a
+run that it ends."""
 _PAUSE = 1.0  # seconds in which points gather: sent one by one, they would halve the speed of the loop
 _SYSTEM_INTERVAL = 10.0  # seconds between two samples of the machine; there is also one at the start and at the end
 
 
 class LiveRun:
-    """What a training reports to while it runs; this one keeps nothing."""
+    """What a training run reports to; this one keeps nothing."""
 
     def resume(self, step: int) -> None:
         """Note that the training goes on after `step`, where an earlier run was cut off."""

@@ -18,6 +18,7 @@ from charlm.tracking.live import live_run
 from charlm.tracking.record import record
 from charlm.tracking.store import Store, reason, store_error, without_password
 from charlm.training.history import Point
+from tests.trainings import refusal
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -101,24 +102,17 @@ def mounted(tmp_path: Path, run: Callable[..., Any]) -> Iterator[Path]:
     run(tmp_path, "umount", "--lazy", str(folder))
 
 
-def refusal(root: Path) -> str:
-    """The message of a training that does not begin."""
-    with pytest.raises(CharlmError) as error, live_run(root, {"train.seed": 1}, warn=print):
-        pytest.fail("it trained")
-    assert error.value.message.startswith(f"MLflow cannot use its store sqlite:///{root}/mlflow.db: ")
-    assert "CHARLM_TRACKING=off" in error.value.message
-    return error.value.message
-
-
 def test_store_that_cannot_be_written_is_reported_before_the_training(
     root: Path, mounted: Path, run: Callable[..., Any]
 ) -> None:
     shutil.copy(root / "mlflow.db", mounted)
     run(root, "mount", "-o", "remount,ro", str(mounted))
-    assert "It cannot be written to: change the permissions of the file and its folder." in refusal(mounted)
+    assert "It cannot be written to: change the permissions of the file and its folder." in refusal(
+        mounted, f"sqlite:///{mounted}/mlflow.db"
+    )
     run(root, "mount", "-o", "remount,rw", str(mounted))
     fill(mounted)
-    assert "The disk is full or failing: free some space." in refusal(mounted)
+    assert "The disk is full or failing: free some space." in refusal(mounted, f"sqlite:///{mounted}/mlflow.db")
 
 
 def test_unknown_problem_is_shown_complete() -> None:
