@@ -5,7 +5,7 @@ charlm's run as in its stages, training in one thread. The notebook's run with P
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,18 +137,20 @@ def _params(book: Book, iterations: int, **changes: Any) -> Params:
 
 
 def _charlm(book: Book, params: Params, store: Path | None) -> float:
-    """Seconds an iteration of charlm's loop with exact losses, and its MLflow run in `store` from start to end."""
+    """Seconds an iteration of charlm's loop with exact losses, until its MLflow run in `store` is closed."""
     settings, rng = params.train, partial(generator, params.train.seed)
     model = BigramLanguageModel.initial(book.size, settings.block_size, rng("weights")).to(DTYPES[settings.dtype])
     points = train(model, book.splits(), settings, rng("batches"))
 
-    def run_all() -> None:
-        tracked = store is not None
-        with live_run(store or Path(), flatten(params, "model", "train"), warn=_refuse, tracked=tracked) as run:
+    with one_thread(), ExitStack() as stack:
+        run = stack.enter_context(live_run(store or Path(), warn=_refuse, tracked=store is not None))
+        run.begin(flatten(params, "model", "train"))
+
+        def run_all() -> None:
             for point in points:
                 run.log(point, 0.0)
+            stack.close()
 
-    with one_thread():
         return time_call(run_all, settings.max_iters)
 
 

@@ -6,44 +6,41 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
 from charlm.config import Params, TrainParams, flatten, load_params, project_root
 from charlm.files import sha256, write_text
-from charlm.models import checkpoint, trainable_class
-from charlm.random import generator
-from charlm.text.corpus import load_splits
-from charlm.text.vocabulary import Vocabulary
+from charlm.models import trainable_class
 from charlm.tracking.live import LiveRun, live_run
-from charlm.training import history, processes
-from charlm.training.device import DTYPES, resolve_device
-from charlm.training.loop import train
-from charlm.training.resume import State, Unfinished
+from charlm.training import history, launcher
 from stages import code_digests, require_unchanged, stage
+
+if TYPE_CHECKING:
+    from charlm.training.resume import State, Unfinished
 
 
 @stage
 def main(prepare: Path, out: Path) -> None:
-    processes.relaunch("stages.train", [str(prepare), str(out)])
-    code = code_digests()
-    params = load_params()
-    if "OMP_NUM_THREADS" not in os.environ and not trainable_class(params.model.name).threaded:
-        torch.set_num_threads(1)
-    processes.require_even_shares(params.train.gradient_accumulation_steps)
-    settings = flatten(params, "model", "train")
-    with (
-        live_run(project_root(), settings, warn=_warn, tracked=processes.rank() == 0) as run,
-        _interruptible(),
-    ):
-        _train(params, prepare, out, run, code)
-        require_unchanged(code)
-        run.finish(out / "model.safetensors")
+    launcher.relaunch("stages.train", [str(prepare), str(out)])
+    with live_run(project_root(), warn=_warn, tracked=launcher.rank() == 0) as run:
+        import torch  # not before: it takes seconds, in which the run's own process imports MLflow
+
+        code = code_digests()
+        params = load_params()
+        if "OMP_NUM_THREADS" not in os.environ and not trainable_class(params.model.name).threaded:
+            torch.set_num_threads(1)
+        launcher.require_even_shares(params.train.gradient_accumulation_steps)
+        run.begin(flatten(params, "model", "train"))
+        with _interruptible():
+            _train(params, prepare, out, run, code)
+            require_unchanged(code)
+            run.finish(out / "model.safetensors")
 
 
 @contextmanager
@@ -52,10 +49,10 @@ def _interruptible() -> Iterator[None]:
 
     After a failure SIGTERM is ignored: a launcher sends it then, and the run has yet to be closed.
     """
-    if processes.rank():
+    if launcher.rank():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     else:
-        signal.signal(signal.SIGTERM, processes.terminated)
+        signal.signal(signal.SIGTERM, launcher.terminated)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
             signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
@@ -67,6 +64,15 @@ def _interruptible() -> Iterator[None]:
 
 def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping[Path, str]) -> None:
     """Train on what `prepare` has; the first process logs to `run` and writes history and checkpoint to `out`."""
+    from charlm.models import checkpoint
+    from charlm.random import generator
+    from charlm.text.corpus import load_splits
+    from charlm.text.vocabulary import Vocabulary
+    from charlm.training import processes
+    from charlm.training.device import DTYPES, resolve_device
+    from charlm.training.loop import train
+    from charlm.training.resume import Unfinished
+
     vocabulary = Vocabulary.load(prepare / "vocabulary.json")
     splits = load_splits(prepare, len(vocabulary))
     settings, name, seed = params.model.settings.model_dump(), params.model.name, params.train.seed
@@ -74,15 +80,15 @@ def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping
     weights = generator(seed, "weights")
     model = trainable_class(name).initial(len(vocabulary), params.train.block_size, weights, **settings)
     model = model.to(device, DTYPES[params.train.dtype])
-    decisive = _decisive(params, prepare, device, code)
+    decisive = _decisive(params, prepare, device.type, code)
     unfinished = Unfinished(project_root(), decisive)
     state, start = _resume(unfinished, run)
     agreed = decisive | {"the step to resume from (.charlm/unfinished)": str(start)}
     with processes.joined(device, lambda: agreed) as joined:
-        save = unfinished.save if processes.local_rank() == 0 else None
+        save = unfinished.save if launcher.local_rank() == 0 else None
         batches = generator(seed, "batches")
         points = train(model, splits, params.train, batches, processes=joined, state=state, save=save)
-        if processes.rank() == 0:
+        if launcher.rank() == 0:
             write_text(out / "history.csv", history.to_csv(_shown(points, params.train, start, run)))
             checkpoint.save(out / "model.safetensors", model, name, settings, vocabulary)
         else:
@@ -90,7 +96,7 @@ def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping
     unfinished.remove()
 
 
-def _resume(unfinished: Unfinished, run: LiveRun) -> tuple[State | None, int]:
+def _resume(unfinished: "Unfinished", run: LiveRun) -> "tuple[State | None, int]":
     """The state to go on from, and its step; 0 without one."""
     state = unfinished.load()
     message = ""
@@ -102,19 +108,19 @@ def _resume(unfinished: Unfinished, run: LiveRun) -> tuple[State | None, int]:
             f"Not resuming: the {len(others)} unfinished training runs in {unfinished.path.parent} are of other "
             "parameters, text, code or packages. Delete that folder if you want none of them."
         )
-    if message and processes.rank() == 0:
+    if message and launcher.rank() == 0:
         _warn(message)
     return state, state.step if state else 0
 
 
-def _decisive(params: Params, prepare: Path, device: torch.device, code: Mapping[Path, str]) -> dict[str, str]:
+def _decisive(params: Params, prepare: Path, device: str, code: Mapping[Path, str]) -> dict[str, str]:
     """All that decides the result, by what a person calls it."""
     return {
         "params.yaml": str(flatten(params, "model", "train")),
         "the code": str(sorted((str(file.relative_to(Path.cwd())), digest) for file, digest in code.items())),
         "the prepared text": str([sha256(prepare / name) for name in ("vocabulary.json", "train.npy", "test.npy")]),
-        "the versions of PyTorch and NumPy": f"{torch.__version__}, {np.__version__}",
-        "the device": device.type,
+        "the versions of PyTorch and NumPy": f"{version('torch')}, {version('numpy')}",
+        "the device": device,
     }
 
 

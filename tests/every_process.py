@@ -9,7 +9,7 @@ import torch
 
 from charlm.models.bigram import BigramLanguageModel
 from charlm.random import generator
-from charlm.training import processes
+from charlm.training import launcher, processes
 from charlm.training.device import DTYPES
 from charlm.training.loop import train
 from tests.models_for_tests import TEST, TRAIN, Mean, V, settings
@@ -36,4 +36,4 @@ def _result(kind: type, changes: dict[str, object], joined: processes.Processes 
 
 if __name__ == "__main__":
     with processes.joined(torch.device("cpu"), dict) as joined:
-        Path(sys.argv[1], str(processes.rank())).write_text(json.dumps(results(joined)))
+        Path(sys.argv[1], str(launcher.rank())).write_text(json.dumps(results(joined)))

@@ -19,7 +19,8 @@ from mlflow import MlflowClient
 from torch.distributed import TCPStore
 
 from charlm.errors import CharlmError
-from charlm.training.processes import joined, relaunch
+from charlm.training.launcher import relaunch
+from charlm.training.processes import joined
 from tests import every_process
 from tests.trainings import add_hook, only_run, set_train
 

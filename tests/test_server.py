@@ -550,7 +550,8 @@ def test_every_point_of_a_training_on_a_bad_line_is_there_once(
     """Its third batch, the first points, is lost, or only the receipt, or nothing ever comes back."""
     line.decide(once(fate, 3), "runs/log-batch")
     log_in(team.user("ann", experiment, line.address) | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1"})
-    with live_run(here, {"train.seed": 1}, warn=print) as run:
+    with live_run(here, warn=print) as run:
+        run.begin({"train.seed": 1})
         for point in result.points:
             run.log(point, None)
         run.finish(result.checkpoint)

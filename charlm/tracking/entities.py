@@ -38,7 +38,10 @@ def as_metrics(values: Mapping[str, float], step: int, when: int | None = None) 
 
 
 def losses(point: Point) -> dict[str, float]:
-    """The losses of `point` by metric name; the UI's charts group them by the part before the slash."""
+    """The losses of `point` by metric name; the UI's charts group them by the part before the slash.
+
+    What follows from a loss, bits per character and perplexity, is logged only for the last point.
+    """
     values = {"loss/train": point.train_loss, "loss/test": point.test_loss, "loss/batch": point.batch_loss}
     return {key: value for key, value in values.items() if value is not None}
 

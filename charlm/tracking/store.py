@@ -24,6 +24,8 @@ ABANDONED_TAG = "charlm.abandoned"
 NOTE_TAG = "mlflow.note.content"
 RECORD_LATER = "dvc repro --force --single-item record"
 """Records a result that is under data/ already."""
+WITHOUT = f"CHARLM_TRACKING=off to go on without: the results are the same, and `{RECORD_LATER}` records them later."
+"""The end of a sentence about what to set."""
 BATCH = 1000
 """MLflow's limit on the metrics of one log_batch."""
 _FIRST_ANSWER = 8.0  # seconds for a server's first answer
@@ -65,8 +67,7 @@ def store_error(uri: str, problem: str) -> CharlmError:
     return CharlmError(
         f"MLflow cannot use its store {without_password(uri)}: {without_password(problem)}",
         _remedy(uri, problem),
-        "Or set MLFLOW_TRACKING_URI to another store, or CHARLM_TRACKING=off to go on without: the results are the "
-        f"same, and `{RECORD_LATER}` records them later.",
+        f"Or set MLFLOW_TRACKING_URI to another store, or {WITHOUT}",
     )
 
 
@@ -214,7 +215,7 @@ class Store:
         return str(run.info.run_id)
 
     def abandoned(self) -> list["Run"]:
-        """The runs that are still RUNNING although their process, on this machine, has ended."""
+        """The runs still RUNNING although the process that kept them, on this machine, has ended: after a power cut."""
         running = self.runs("attributes.status = 'RUNNING'")
         return [run for run in running if has_ended(run.data.tags.get(PROCESS_TAG, ""))]
 

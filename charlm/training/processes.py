@@ -7,8 +7,6 @@ in an order that depends on the number of processes, and so would the last bits 
 
 import json
 import os
-import shlex
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,48 +18,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from charlm.errors import CharlmError, indented
+from charlm.training.launcher import LAUNCHER, launched, lost, rank, require_launcher, size
 
-LAUNCHER = "CHARLM_LAUNCHER"
 TIMEOUT = timedelta(seconds=30)
 """How long a process waits for another in an iteration, which takes milliseconds. PyTorch's own 30 minutes would hide a
 cut network; a few seconds would end a training run on a machine that stalls."""
 START_TIMEOUT = timedelta(minutes=5)
 """How long it waits for the others to start: one may read the text from a slow disk or query a distant server."""
-_RELAUNCHED = "CHARLM_RELAUNCHED"
-_PARENT = os.getppid()  # the launcher, until it ends
 
 T = TypeVar("T")
-
-
-def launched() -> bool:
-    """Whether torchrun has started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def rank() -> int:
-    """The number of this process among those of all hosts; process 0, or the only one, writes and tracks."""
-    return int(os.environ["RANK"]) if launched() else 0
-
-
-def local_rank() -> int:
-    """The number of this process among those of its host."""
-    return int(os.environ["LOCAL_RANK"]) if launched() else 0
-
-
-def size() -> int:
-    """The number of processes on all hosts."""
-    return int(os.environ["WORLD_SIZE"]) if launched() else 1
-
-
-def require_even_shares(micro_batches: int) -> None:
-    """Raise CharlmError unless the processes can share the `micro_batches` of an iteration evenly."""
-    if micro_batches % size():
-        raise CharlmError(
-            f"{size()} processes cannot share train.gradient_accumulation_steps={micro_batches} evenly.",
-            f"Each computes whole micro-batches: expected a multiple of {size()}.",
-            "Change train.gradient_accumulation_steps, and train.batch_size to keep their product, or start another "
-            "number of processes.",
-        )
 
 
 class Processes:
@@ -81,7 +46,7 @@ class Processes:
         rows = torch.stack([torch.cat([loss.view(1), *(g.flatten() for g in gradients)]) for loss, gradients in found])
         every = [torch.empty_like(rows) for _ in range(size())]
         with _reported():
-            _require_launcher()
+            require_launcher()
             dist.all_gather(every, rows)
         shapes = [torch.Size(), *(gradient.shape for gradient in found[0][1])]
         splits = (row.split([shape.numel() for shape in shapes]) for row in torch.cat(every))
@@ -130,7 +95,7 @@ def _agree(store: dist.Store, agreed: Mapping[str, str]) -> None:
     store.set(names[rank()], json.dumps(agreed))
     end = time.monotonic() + START_TIMEOUT.total_seconds()
     while missing := [str(number) for number, name in enumerate(names) if not store.check([name])]:
-        _require_launcher()
+        require_launcher()
         if time.monotonic() > end:
             raise RuntimeError(f"process {', '.join(missing)} did not start within {START_TIMEOUT}")
         time.sleep(0.05)
@@ -146,61 +111,10 @@ def _agree(store: dist.Store, agreed: Mapping[str, str]) -> None:
         )
 
 
-def _require_launcher() -> None:
-    """Raise RuntimeError once the launcher has ended: nobody else would end this process when another fails."""
-    if os.getppid() != _PARENT:
-        raise RuntimeError("the launcher has ended")
-
-
 @contextmanager
 def _reported() -> Iterator[None]:
     """Turn what PyTorch raises when the others do not answer into CharlmError."""
     try:
         yield
     except RuntimeError as err:
-        raise _lost(str(err).splitlines()[0].rstrip(".")) from err
-
-
-def _lost(problem: str) -> CharlmError:
-    return CharlmError(
-        f"Process {rank()} of {size()} has lost another one: {problem}.",
-        fix="If another process failed, its error is beside this one. If none did, check the address and the port "
-        "given to the launcher, and the network interface in GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME "
-        "(`ip -brief address` lists those of a host). Then train again.",
-    )
-
-
-def terminated(_signal: int, _frame: object) -> None:
-    """Handle SIGTERM: an interrupt, or CharlmError when the launcher sent it because another process has failed.
-
-    torchrun removes a failed process before it ends the others. When it is itself terminated, it first signals all of
-    its processes, then waits for them by rank, so that process 0 still sees all.
-    """
-    if launched():
-        import psutil
-
-        if len(psutil.Process(_PARENT).children()) < int(os.environ["LOCAL_WORLD_SIZE"]):
-            raise _lost("the launcher ends this process because another has failed")
-    raise KeyboardInterrupt
-
-
-def relaunch(module: str, arguments: Sequence[str]) -> None:
-    """Become the command in CHARLM_LAUNCHER, run on `module`, unless it is unset or has started this process.
-
-    The process stays the same, so a signal to the training run reaches the launcher, which passes it on. Raises
-    CharlmError when there is no such command, or it is not torchrun.
-    """
-    launcher = os.environ.get(LAUNCHER, "")
-    if launched() or not launcher.strip():
-        return
-    fix = 'Set it to a command such as "torchrun --nproc-per-node 2", or unset it to train in one process.'
-    if _RELAUNCHED in os.environ:
-        raise CharlmError(f"{LAUNCHER}={launcher}: it is not torchrun, whose variables number the processes.", fix=fix)
-    own = {_RELAUNCHED: "1", "OMP_NUM_THREADS": "1"}  # as without a launcher; torchrun sets it with a warning
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        own["PET_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"  # torchrun would undo nohup
-    try:
-        program, *options = shlex.split(launcher)
-        os.execvpe(program, [program, *options, "-m", module, *arguments], own | os.environ)  # noqa: S606 no shell
-    except (OSError, ValueError) as err:
-        raise CharlmError(f"{LAUNCHER}={launcher}: {getattr(err, 'strerror', None) or err}.", fix=fix) from err
+        raise lost(str(err).splitlines()[0].rstrip(".")) from err

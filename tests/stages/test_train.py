@@ -8,6 +8,7 @@ import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
+from charlm.tracking.live import UNANSWERED, VANISHED
 from tests.trainings import add_hook, only_run, set_train
 
 TRAIN = ("python", "-m", "stages.train", "data/prepare", "out")
@@ -36,10 +37,12 @@ def test_diverged_training_run_fails_with_the_message_and_leaves_no_file(project
 
 @pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_stopped_training_run_ends_as_killed_and_leaves_no_file(hooked: Path, run: Run, stop: str) -> None:
-    code = f"import signal; os.kill(os.getpid(), signal.{stop}); signal.pause()"
-    done = run(hooked, *TRAIN, code=1, AT_STEP_20_IN_0=code)
+    """The signal goes to all its processes, as by Ctrl-C; the one that keeps the MLflow run goes on to its end."""
+    code = f"import signal; os.killpg(0, signal.{stop}); signal.pause()"
+    done = run(hooked, "setsid", "--wait", *TRAIN, code=1, AT_STEP_20_IN_0=code)
     assert done.stderr.endswith("Aborted!\n")
     assert only_run(hooked).info.status == "KILLED"
+    assert only_run(hooked).data.tags["mlflow.note.content"] == "KeyboardInterrupt"
     assert list((hooked / "out").glob("*")) == []
 
 
@@ -72,13 +75,33 @@ def test_switch_that_is_neither_on_nor_off_is_refused(project: Path, run: Run) -
     assert done.stderr.startswith("Error: CHARLM_TRACKING=no")
 
 
-def test_store_lost_in_mid_training_changes_no_result(hooked: Path, run: Run) -> None:
-    """A training run outlives its store and comes to the same checkpoint; record makes up for what is missing."""
-    done = run(hooked, *TRAIN, AT_STEP_20_IN_0="os.truncate('mlflow.db', 0)")
-    assert "The record stage completes the run of the result." in done.stderr
-    run(hooked, *TRAIN[:-1], "untracked", CHARLM_TRACKING="off")
-    for name in ("model.safetensors", "history.csv"):
-        assert (hooked / "out" / name).read_bytes() == (hooked / "untracked" / name).read_bytes()
+def test_store_or_tracker_lost_in_mid_training_changes_no_result(hooked: Path, run: Run) -> None:
+    """A training run outlives both, and is not held up by a tracker that reads nothing: a pipe has room for 64 KiB.
+
+    Untracked it starts no process.
+    """
+    set_train(hooked, eval_interval=1, eval_iters=1)
+    live = hooked / "charlm/tracking/live.py"
+    live.write_text(live.read_text().replace("PATIENCE = 25.0", "PATIENCE = 1.0"))
+    tracker = "import psutil; [tracker] = psutil.Process().children(); tracker"
+    lost = {
+        f"{tracker}.suspend()": "the run could not be closed in time",
+        f"{tracker}.kill()": UNANSWERED,
+        "os.truncate('mlflow.db', 0)": "",
+    }
+    run(
+        hooked,
+        *TRAIN[:-1],
+        "off",
+        CHARLM_TRACKING="off",
+        AT_STEP_20_IN_0="import psutil; [] = psutil.Process().children()",
+    )
+    for code, problem in lost.items():
+        done = run(hooked, *TRAIN, AT_STEP_20_IN_0=code)
+        assert f"MLflow did not take everything: {problem}" in done.stderr
+        assert "The record stage completes the run of the result." in done.stderr
+        for name in RESULTS:
+            assert (hooked / "out" / name).read_bytes() == (hooked / "off" / name).read_bytes()
 
 
 def test_code_that_decides_the_result_must_not_change_while_it_runs(hooked: Path, run: Run) -> None:
@@ -92,14 +115,22 @@ def test_code_that_decides_the_result_must_not_change_while_it_runs(hooked: Path
 
 
 def test_code_that_only_tracks_may_change_while_it_runs(hooked: Path, run: Run) -> None:
-    run(hooked, *TRAIN, AT_STEP_20_IN_0="open('charlm/tracking/live.py', 'a').write('# edited')")
+    """It does not even run here, nor does anything else that a training run has no use for."""
+    unused = {"mlflow", "sqlalchemy", "pandas", "matplotlib", "torch._dynamo"}
+    code = (
+        f"import sys; assert not {unused} & sys.modules.keys(); open('charlm/tracking/live.py', 'a').write('# edited')"
+    )
+    run(hooked, *TRAIN, AT_STEP_20_IN_0=code)
     assert only_run(hooked).info.status == "FINISHED"
 
 
 def test_killed_training_run_of_a_gpt_is_resumed_to_the_same_bytes_in_a_run_with_the_whole_curve(
     hooked: Path, run: Run
 ) -> None:
-    """Dropout and Muon included; the state of other parameters is reported and left alone."""
+    """Dropout and Muon included; the state of other parameters is reported and left alone.
+
+    The run of the killed one used to stay RUNNING until somebody trained or recorded on that machine again.
+    """
     params = YAML().load((hooked / "params.yaml").read_text())
     gpt = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_window": 2, "dropout": 0.2}
     params["model"] |= {"name": "gpt", "gpt": gpt}
@@ -107,6 +138,9 @@ def test_killed_training_run_of_a_gpt_is_resumed_to_the_same_bytes_in_a_run_with
     set_train(hooked, block_size=16, max_iters=30, eval_interval=5, optimizer="muon", dtype="float32", grad_clip=1.0)
     run(hooked, *TRAIN, code=-9, AT_STEP_20_IN_0="os.kill(os.getpid(), 9)")
     assert list((hooked / "out").glob("*")) == []
+    killed = only_run(hooked)
+    assert (killed.info.status, killed.data.tags["mlflow.note.content"]) == ("KILLED", VANISHED)
+    assert killed.data.metrics.keys() >= {"loss/test", "system/cpu_utilization_percentage"}
     [state] = (hooked / ".charlm/unfinished").iterdir()
 
     set_train(hooked, max_iters=31)

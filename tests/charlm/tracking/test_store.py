@@ -135,7 +135,8 @@ def test_disk_that_fills_up_does_not_stop_a_training(
 ) -> None:
     shutil.copy(root / "mlflow.db", mounted)
     result, warnings = content(), []
-    with live_run(mounted, {"train.seed": 1}, warn=warnings.append) as live:
+    with live_run(mounted, warn=warnings.append) as live:
+        live.begin({"train.seed": 1})
         live.log(result.points[0], None)
         fill(mounted)
         for _ in range(100):
