@@ -49,7 +49,12 @@ def is_recorded(store: Store, content: Content, origin: Origin) -> bool:
     """Whether a run has all of `content` already."""
     with store_errors(store.uri):
         runs = _runs_of(store, content, origin)
-    return any(NOTE_TAG in run.data.tags and RESULTS_TAG in run.data.tags for run in runs)
+    return any(_is_complete(run) for run in runs)
+
+
+def _is_complete(run: "Run") -> bool:
+    """Whether a record of the run has come to its end."""
+    return RESULTS_TAG in run.data.tags and NOTE_TAG in run.data.tags and run.info.status == "FINISHED"
 
 
 def _runs_of(store: Store, content: Content, origin: Origin) -> "list[Run]":
@@ -99,7 +104,7 @@ def _complete(client: "MlflowClient", run: "Run", content: Content, origin: Orig
     histories = _complete_metrics(client, run, content)
     if not (run.inputs and run.inputs.dataset_inputs):
         client.log_inputs(run_id, datasets=_datasets(content))
-    _complete_artifacts(client, run_id, content, origin)
+    _complete_artifacts(client, run, content, origin)
     measured = ["loss/train", "loss/test", *content.metrics, *content.references]
     last = [max(histories[key], key=lambda metric: (metric.step, metric.timestamp)) for key in measured]
     complete_model(client, run_id, content, last)
@@ -144,11 +149,16 @@ def _missing(run: "Run", key: str, values: Mapping[int, float], history: "list[M
             yield from as_metrics({key: value}, step, when)
 
 
-def _complete_artifacts(client: "MlflowClient", run_id: str, content: Content, origin: Origin) -> None:
-    """Add the files, texts and figures that the run lacks; replace the files that differ."""
+def _complete_artifacts(client: "MlflowClient", run: "Run", content: Content, origin: Origin) -> None:
+    """Add the files, texts and figures that the run lacks; replace the files that differ.
+
+    Those of a complete run are not downloaded to compare them: it lacks what was lost since, or is of another size.
+    """
+    run_id = run.info.run_id
     sizes = dict(_artifacts(client, run_id))
     for name, path in content.files.items():
-        if sizes.get(name) != path.stat().st_size or not _is_same(client, run_id, name, path):
+        same = sizes.get(name) == path.stat().st_size and (_is_complete(run) or _is_same(client, run_id, name, path))
+        if not same:
             folder = PurePosixPath(name).parent
             client.log_artifact(run_id, str(path), str(folder) if folder.name else None)
     small = {name: text.encode() for name, text in content.texts.items()}
