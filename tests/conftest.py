@@ -1,5 +1,6 @@
 """What the tests share: a place of their own, a copy of the project, and one finished run of its pipeline."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -27,6 +28,10 @@ from tests.models_for_tests import bigram
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIRROR = PROJECT.parent / "shared" / "gutenberg"
+TALE = {"source": "tests/tale.txt", "sha256": None}
+SMALL = {"learning_rate": [0.003, 0.03], "batch_size": [8]}
+LARGE = {"learning_rate": [0.003, 0.01, 0.03], "batch_size": [8, 32], "max_iters": [500, 1500]}
+"""What a sweep of the bigram varies: in tests, and for pictures."""
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Serving = Callable[[BaseServer], AbstractContextManager[None]]
@@ -173,7 +178,7 @@ def tale_project(once: Once, run: Run) -> Path:
         (folder / "dvc.lock").unlink(missing_ok=True)
         params = folder / "params.yaml"
         settings = YAML().load(params.read_text())
-        settings["data"] |= {"source": "tests/tale.txt", "sha256": None}
+        settings["data"] |= TALE
         YAML().dump(settings, params)
         run(folder, "git", "init", "--quiet", "--initial-branch=main")
         run(folder, "git", "add", "--all")
@@ -204,6 +209,26 @@ def empty_store(once: Once, run: Run) -> Path:
         run(folder, "mlflow", "db", "upgrade", "sqlite:///mlflow.db")
 
     return once("store", fill) / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def sweep(request: pytest.FixtureRequest, tale_project: Path, once: Once, run: Run) -> Path:
+    """A project with two experiments in its store: a sweep of the bigram, and the ladder, every recipe once.
+
+    The files of the ladder's last run are in ladder/. For pictures the sweep is larger and the ladder is the real one.
+    """
+    pictures = request.config.getoption("screenshots")
+    short = {"max_iters": 20, "warmup_iters": 5, "eval_interval": 10, "eval_iters": 1}
+    grid, data, changes, environment = SMALL, TALE, short, {}
+    if pictures:
+        environment = {"CHARLM_GUTENBERG_MIRROR": str(request.getfixturevalue("mirror"))}
+        grid, data, changes = LARGE, {}, {}
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(tale_project, folder)
+        run(folder, "python", "-m", "tests.sweep", *map(json.dumps, (grid, data, changes)), **environment)
+
+    return once("sweep", fill)
 
 
 @pytest.fixture

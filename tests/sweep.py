@@ -1,35 +1,55 @@
-"""A sweep in one process: for every point of a grid the stages from train on, in the project that this runs in.
+"""Many runs in one process: the stages one after the other, in the project that this runs in.
 
 DVC starts a process for each stage and keeps its cache, which takes some ten seconds a run; here it is one or two.
-`python -m tests.sweep '{"learning_rate": [0.01, 0.1]}'` names the values of each key of params.yaml's train section.
 """
 
 import itertools
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
 from stages import download, evaluate, prepare, record, sample, train
 
+PARAMS = Path("params.yaml")
 
-def main(grid: dict[str, list[float]]) -> None:
-    """Run the whole of `grid`, numbered as DVC numbers the experiments of a queue."""
-    Path("dvc.lock").write_text("schema: '2.0'\n")
-    Path("data/download").mkdir(parents=True, exist_ok=True)
-    run(download, "data/download")
-    run(prepare, "data/download", "data/prepare")
-    settings = YAML().load(params := Path("params.yaml"))
+
+def ladder(data: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Run every recipe on the text of `data`, in an experiment called ladder; `changes` are of their train sections."""
+    os.environ["MLFLOW_EXPERIMENT_NAME"] = "ladder"
+    for recipe in ("notebook", "bigram", "mlp", "gru", "gpt"):
+        settings = YAML().load(Path(f"recipes/{recipe}.yaml"))
+        settings["data"] |= data
+        settings["train"] |= changes
+        run_all(recipe, settings)
+    del os.environ["MLFLOW_EXPERIMENT_NAME"]
+
+
+def sweep(grid: dict[str, list[float]]) -> None:
+    """Run every point of `grid`, the values of keys of the train section, numbered as DVC numbers a queue's."""
+    settings = YAML().load(PARAMS)
     for number, values in enumerate(itertools.product(*grid.values()), start=1):
         settings["train"] |= dict(zip(grid, values, strict=True))
-        YAML().dump(settings, params)
-        os.environ["DVC_EXP_NAME"] = f"sweep-{number}"
-        run(train, "data/prepare", "data/train")
-        run(evaluate, "data/prepare", "data/train", "data/evaluate")
-        run(sample, "data/prepare", "data/train", "data/sample")
-        run(record, "data", "data/record")
+        run_all(f"sweep-{number}", settings)
+
+
+def run_all(name: str, settings: dict[str, Any]) -> None:
+    """Run the stages with `settings`; those before train once."""
+    YAML().dump(settings, PARAMS)
+    os.environ["DVC_EXP_NAME"] = name
+    if not Path("data/prepare").exists():
+        Path("dvc.lock").write_text("schema: '2.0'\n")
+        Path("data/download").mkdir(parents=True, exist_ok=True)
+        run(download, "data/download")
+        run(prepare, "data/download", "data/prepare")
+    run(train, "data/prepare", "data/train")
+    run(evaluate, "data/prepare", "data/train", "data/evaluate")
+    run(sample, "data/prepare", "data/train", "data/sample")
+    run(record, "data", "data/record")
 
 
 def run(stage, *arguments: str) -> None:
@@ -37,4 +57,8 @@ def run(stage, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    shipped = PARAMS.read_bytes()
+    ladder(*map(json.loads, sys.argv[2:]))
+    shutil.move("data", "ladder")
+    PARAMS.write_bytes(shipped)
+    sweep(json.loads(sys.argv[1]))

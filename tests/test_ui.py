@@ -3,8 +3,8 @@
 With --screenshots the tests leave pictures of the pages that they have checked; `make screenshots` does it.
 """
 
-import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -25,10 +25,7 @@ pytestmark = [
     pytest.mark.xdist_group("one server and one browser"),
 ]
 
-SMALL = {"learning_rate": [0.003, 0.03], "batch_size": [8, 32], "max_iters": [500]}
-LARGE = {"learning_rate": [0.003, 0.01, 0.03], "batch_size": [8, 32], "max_iters": [500, 1500]}
-
-SWEPT = [f"train.{name}" for name in SMALL]
+SWEPT = ["train.learning_rate", "train.batch_size", "train.max_iters"]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Picture = Callable[..., None]
@@ -37,18 +34,6 @@ PLAIN = "[data-assistant-ui] { visibility: hidden }"
 WIDTH, HEIGHT = 1280, 800
 PATIENCE = 30_000
 """Milliseconds for what a page shows at once, on a machine that has other work."""
-
-
-@pytest.fixture(scope="session")
-def sweep(request: pytest.FixtureRequest, tale_project: Path, once: Callable[..., Path], run: Run) -> Path:
-    """A project with a sweep in its store, a larger one for pictures."""
-    grid = LARGE if request.config.getoption("screenshots") else SMALL
-
-    def fill(folder: Path) -> None:
-        shutil.copytree(tale_project, folder)
-        run(folder, "python", "-m", "tests.sweep", json.dumps(grid))
-
-    return once("sweep", fill)
 
 
 @pytest.fixture(scope="session")
@@ -150,6 +135,13 @@ def side_by_side(left: Locator, right: Locator) -> bool:
     return one["y"] == other["y"] and one["x"] + one["width"] <= other["x"]
 
 
+def scroll_to(page: Page, section: str) -> None:
+    """Bring a section of the charts to the top, below the field that stays there."""
+    page.get_by_text(section).evaluate("element => element.scrollIntoView()")
+    page.mouse.move(WIDTH / 2, HEIGHT / 2)
+    page.mouse.wheel(0, -70)
+
+
 def test_list_of_runs_tells_them_apart_at_a_glance(
     page: Page, address: str, runs: list[MlflowRun], picture: Picture
 ) -> None:
@@ -178,13 +170,24 @@ def test_charts_show_losses_side_by_side_then_beside_their_references_then_what_
     for key in ("loss/train", "loss/test", "reference/uniform", "reference/bigram_counts"):
         expect(page.get_by_text(f"{best} ({key})").last).to_be_visible()
     picture("charts", height=1130)
-    sweep = page.get_by_text("What was varied, and what came of it")
-    sweep.evaluate("element => element.scrollIntoView()")
-    page.mouse.move(WIDTH / 2, HEIGHT / 2)
-    page.mouse.wheel(0, -70)  # from below the field that stays on top
+    scroll_to(page, "What was varied, and what came of it")
     for axis in (*SWEPT, "loss/train", "loss/test"):
         expect(page.locator("svg").get_by_text(axis, exact=True).first).to_be_visible()
     picture("sweep", height=730)
+
+
+def test_ladder_shows_every_model_by_the_seconds_it_trained_beside_the_references(
+    page: Page, address: str, sweep: Path, picture: Picture
+) -> None:
+    experiment = MlflowClient(f"sqlite:///{sweep / 'mlflow.db'}").get_experiment_by_name("ladder")
+    assert experiment is not None
+    ladder = re.sub(r"experiments/\d+", f"experiments/{experiment.experiment_id}", address)
+    page.goto(f"{ladder}&compareRunsMode=CHART")
+    page.get_by_role("button", name="Hide banner").click()
+    scroll_to(page, "Test loss by seconds of training")
+    for name in ("notebook", "bigram", "mlp", "gru", "gpt"):
+        expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
+    picture("ladder", height=730)
 
 
 def test_page_of_a_run_describes_it_with_its_figures_and_its_dataset(

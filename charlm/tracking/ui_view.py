@@ -30,6 +30,8 @@ SWEPT = ("train.learning_rate", "train.batch_size", "train.max_iters")
 _MADE = 1_767_225_600_000  # The UI requires a time; a fixed one, or the tag would always change.
 
 Chart = dict[str, Any]
+SECONDS: Chart = {"xAxisKey": "metric", "selectedXAxisMetricKey": "time/seconds", "useGlobalXaxisKey": False}
+"""A line chart by the seconds of the training run in place of its steps: models of different cost compare so."""
 
 
 def runs_page(store: "Store") -> str:
@@ -77,6 +79,7 @@ def _sections() -> dict[str, list[Chart]]:
     return {
         "Loss": [_line("Train", "loss/train"), _line("Test", "loss/test")],
         "Loss beside its references": [_line("Train, test and references", "loss/test", "loss/train", *REFERENCES)],
+        "Test loss by seconds of training": [_line("Test and references", "loss/test", *REFERENCES) | SECONDS],
         "What was varied, and what came of it": [_parallel(SWEPT, ("loss/train", "loss/test"))],
         "Final figures": [
             _chart("BAR", f"{name}, {split}", metricKey=f"{key}/{split}")
@@ -93,8 +96,8 @@ def _sections() -> dict[str, list[Chart]]:
 
 
 def _section(name: str) -> dict[str, Any]:
-    wide = name in ("Loss beside its references", "What was varied, and what came of it")
-    shape = {"columns": 1 if wide else 2, "cardHeight": 360, "display": name not in ("References", "Training")}
+    narrow = name in ("Loss", "Final figures", "References", "Training")
+    shape = {"columns": 2 if narrow else 1, "cardHeight": 360, "display": name not in ("References", "Training")}
     return {"uuid": name, "name": name, "isReordered": True, "deleted": False, "isGenerated": False} | shape
 
 
