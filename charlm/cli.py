@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, escape_on_stdout
 
 if TYPE_CHECKING:
     from charlm.tracking.store import Store
@@ -21,6 +21,7 @@ def main() -> None:
 
     DVC runs the pipeline: `dvc repro`, or `dvc exp run -S train.learning_rate=0.01` for another experiment.
     """
+    escape_on_stdout()
 
 
 def _store() -> "Store":

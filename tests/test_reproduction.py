@@ -65,7 +65,7 @@ def test_restored_run_of_two_commits_ago_is_reproduced_and_nothing_here_changes(
     # As git sets it for a hook or an alias: git in the temporary clone would then move the HEAD of this one.
     done = reproduce(project, run, wanted.info.run_id[:8], GIT_DIR=str(project / ".git"))
     assert EXACT.search(done.stdout)
-    assert done.stdout.count("same") == 13
+    assert done.stdout.count("same") == 14
     assert state(project, run) == before
     assert latest(project).data.tags["charlm.reproduced"].startswith("1 time, last ")
 

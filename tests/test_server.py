@@ -342,7 +342,7 @@ def assert_complete(team: Team, run: MlflowRun, checkout: Path, folder: Path) ->
         assert course(team, run, key) == [(step, value) for step, value in values if value is not None]
     for key in ("perplexity/test", "bits_per_char/train"):
         assert len(course(team, run, key)) == 1
-    assert len(run.data.params) == 25
+    assert len(run.data.params) == 26
     assert len(run.inputs.dataset_inputs) == 2
     assert "nats per character" in run.data.tags["mlflow.note.content"]
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
