@@ -104,16 +104,19 @@ def sync() -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from charlm.config import ParamsError, project_root
+    from charlm.config import project_root
     from charlm.provenance.repository import cache_folder
     from charlm.tracking import sync
 
     root, store = project_root(), _store()
-    cache = cache_folder(root)
-    for state in track(sync.states(root), "sync", console=Console(stderr=True)):
+    cache, states = cache_folder(root), sync.states(root)
+    if not states:
+        click.echo(f"No experiment and no commit here has a dvc.lock in {root}: there is nothing to record.")
+        return
+    for state in track(states, "sync", console=Console(stderr=True)):
         try:
             runs = sync.sync(root, cache, store, state)
-        except (sync.LeftOutError, ParamsError) as err:
+        except sync.LeftOutError as err:
             outcome = f"left out, {err.message}"
         else:
             outcome = f"recorded as run {', '.join(runs)}" if runs else "is recorded already"

@@ -219,21 +219,29 @@ class ParamsError(CharlmError):
 
 
 def project_root() -> Path:
-    """The folder of the project: where the data, the MLflow store and `.dvc` are.
+    """The folder of the project, where its data and the MLflow store are: the nearest one at or above with a dvc.yaml.
 
-    DVC names it in DVC_ROOT for every stage, and inside `dvc exp run --temp` and the queue's workers it is the
-    repository that the experiment was started from, not the temporary folder. Elsewhere it is the current folder or the
-    nearest one above it with a dvc.yaml; CharlmError if there is none.
+    Inside `dvc exp run --temp` and the queue's workers that is a copy of the repository, and the project is where it
+    was copied from: DVC names it, and only then DVC_ROOT counts. It can also be that of an outer pipeline, or of a
+    repository with this project in a subfolder.
+
+    Raises CharlmError if there is none.
     """
-    if root := os.environ.get("DVC_ROOT"):
-        return Path(root)
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "dvc.yaml").is_file():
-            return folder
-    raise CharlmError(
-        f"No dvc.yaml in {here} or above it.", fix="Go to the folder of the project, then run this again."
-    )
+    folder = _nearest(here, "dvc.yaml")
+    if folder is None:
+        raise CharlmError(
+            f"No dvc.yaml in {here} or above it.", fix="Go to the folder of the project, then run this again."
+        )
+    original, copy = Path(os.environ.get("DVC_ROOT") or here).resolve(), _nearest(folder, ".git")
+    if copy and copy.is_relative_to(original / ".dvc/tmp/exps"):
+        return (_nearest(original, ".git") or original) / folder.relative_to(copy)
+    return folder
+
+
+def _nearest(folder: Path, name: str) -> Path | None:
+    """The nearest folder, `folder` itself or above it, that has a `name`."""
+    return next((place for place in (folder, *folder.parents) if (place / name).exists()), None)
 
 
 def load_params(path: Path = Path(PARAMS_FILE)) -> Params:

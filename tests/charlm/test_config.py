@@ -393,10 +393,35 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_root_is_where_dvc_says_before_all_else(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (inside / "dvc.yaml").touch()
-    monkeypatch.setenv("DVC_ROOT", "/the/repository")
-    assert project_root() == Path("/the/repository")
+@pytest.mark.parametrize("place", ["", "standalone"])
+@pytest.mark.parametrize("dvc", ["", "ml", "ml/charlm"])
+def test_the_root_of_an_experiments_copy_is_in_the_repository_that_dvc_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, dvc: str
+) -> None:
+    """Of a project in a subfolder it used to be the whole repository."""
+    copy = tmp_path / dvc / ".dvc/tmp/exps" / place / "tmp123"
+    for repository in (tmp_path, copy):
+        (repository / "ml/charlm/stages").mkdir(parents=True, exist_ok=True)
+        (repository / "ml/charlm/dvc.yaml").touch()
+        (repository / ".git").mkdir()
+    for folder in ("ml/charlm", "ml/charlm/stages"):
+        monkeypatch.chdir(copy / folder)
+        monkeypatch.setenv("DVC_ROOT", str(tmp_path / dvc))
+        assert project_root() == tmp_path / "ml/charlm"
+        monkeypatch.delenv("DVC_ROOT")
+        assert project_root() == copy / "ml/charlm"
+
+
+@pytest.mark.parametrize("root", ["..", ".", "../../elsewhere"])
+def test_the_root_is_here_whatever_pipeline_is_around(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    """A command in a stage of an outer pipeline, whose DVC_ROOT it has, used to look in the outer project."""
+    for folder in (tmp_path, inside):
+        (folder / "dvc.yaml").touch()
+        (folder / ".git").mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(inside / root))
+    assert project_root() == inside
 
 
 def test_the_root_is_the_nearest_folder_above_with_a_pipeline(inside: Path, tmp_path: Path) -> None:
