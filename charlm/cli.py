@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, escape_on_stdout
 
 if TYPE_CHECKING:
     from charlm.tracking.store import Store
@@ -21,6 +21,7 @@ def main() -> None:
 
     DVC runs the pipeline: `dvc repro`, or `dvc exp run -S train.learning_rate=0.01` for another experiment.
     """
+    escape_on_stdout()
 
 
 def _store() -> "Store":
@@ -103,16 +104,19 @@ def sync() -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from charlm.config import ParamsError, project_root
+    from charlm.config import project_root
     from charlm.provenance.repository import cache_folder
     from charlm.tracking import sync
 
     root, store = project_root(), _store()
-    cache = cache_folder(root)
-    for state in track(sync.states(root), "sync", console=Console(stderr=True)):
+    cache, states = cache_folder(root), sync.states(root)
+    if not states:
+        click.echo(f"No experiment and no commit here has a dvc.lock in {root}: there is nothing to record.")
+        return
+    for state in track(states, "sync", console=Console(stderr=True)):
         try:
             runs = sync.sync(root, cache, store, state)
-        except (sync.LeftOutError, ParamsError) as err:
+        except sync.LeftOutError as err:
             outcome = f"left out, {err.message}"
         else:
             outcome = f"recorded as run {', '.join(runs)}" if runs else "is recorded already"

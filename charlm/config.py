@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -25,9 +26,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from charlm.errors import CharlmError, indented
+from charlm.errors import TOKEN, CharlmError, indented, without_password
 
 PARAMS_FILE = "params.yaml"
+CREDENTIALS = "credentials belong in ~/.netrc or in CHARLM_AUTHORIZATION (docs/how-it-works.md, Credentials)"
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -43,7 +45,34 @@ def _as_sources(value: object) -> object:
     texts = value if isinstance(value, list) else [value]
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise PydanticCustomError("source", "some text, or a list of one or more")
+    if secret := next(filter(_has_password, texts), None):
+        raise PydanticCustomError("password", "{address}", {"address": without_password(secret)})
     return texts
+
+
+def _has_password(source: str) -> bool:
+    """Whether a source is an address with a user, a password or a token in it."""
+    try:
+        parts = urlsplit(source)
+        has_user = parts.port != 0 and "@" in parts.netloc
+    except ValueError:  # no valid address, as the download will report
+        has_user = "@" in source
+    return "://" in source and (has_user or bool(TOKEN.search(source)))
+
+
+def _as_encoding(name: str) -> str:
+    """The name of one of Python's encodings of texts."""
+    if not is_encoding(name):
+        raise PydanticCustomError("encoding", "an encoding that Python knows, such as utf-8 or cp1252, or null")
+    return name
+
+
+def is_encoding(name: str) -> bool:
+    """Whether Python has an encoding of texts with this name."""
+    try:
+        return "A\n".encode(name).decode(name) == "A\n"
+    except (LookupError, ValueError):
+        return False
 
 
 class Section(BaseModel):
@@ -57,6 +86,7 @@ class DataParams(Section):
 
     source: Annotated[list[str], BeforeValidator(_as_sources)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    encoding: Annotated[str, AfterValidator(_as_encoding)] | None = None
     train_fraction: Fraction
 
 
@@ -189,21 +219,29 @@ class ParamsError(CharlmError):
 
 
 def project_root() -> Path:
-    """The folder of the project: where the data, the MLflow store and `.dvc` are.
+    """The folder of the project, where its data and the MLflow store are: the nearest one at or above with a dvc.yaml.
 
-    DVC names it in DVC_ROOT for every stage, and inside `dvc exp run --temp` and the queue's workers it is the
-    repository that the experiment was started from, not the temporary folder. Elsewhere it is the current folder or the
-    nearest one above it with a dvc.yaml; CharlmError if there is none.
+    Inside `dvc exp run --temp` and the queue's workers that is a copy of the repository, and the project is where it
+    was copied from: DVC names it, and only then DVC_ROOT counts. It can also be that of an outer pipeline, or of a
+    repository with this project in a subfolder.
+
+    Raises CharlmError if there is none.
     """
-    if root := os.environ.get("DVC_ROOT"):
-        return Path(root)
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "dvc.yaml").is_file():
-            return folder
-    raise CharlmError(
-        f"No dvc.yaml in {here} or above it.", fix="Go to the folder of the project, then run this again."
-    )
+    folder = _nearest(here, "dvc.yaml")
+    if folder is None:
+        raise CharlmError(
+            f"No dvc.yaml in {here} or above it.", fix="Go to the folder of the project, then run this again."
+        )
+    original, copy = Path(os.environ.get("DVC_ROOT") or here).resolve(), _nearest(folder, ".git")
+    if copy and copy.is_relative_to(original / ".dvc/tmp/exps"):
+        return (_nearest(original, ".git") or original) / folder.relative_to(copy)
+    return folder
+
+
+def _nearest(folder: Path, name: str) -> Path | None:
+    """The nearest folder, `folder` itself or above it, that has a `name`."""
+    return next((place for place in (folder, *folder.parents) if (place / name).exists()), None)
 
 
 def load_params(path: Path = Path(PARAMS_FILE)) -> Params:
@@ -274,6 +312,8 @@ def _problem(error: Any) -> str:
         return f"{key}: missing"
     if error["type"] == "no_settings":
         return f"{key}.{error['msg']}"
+    if error["type"] == "password":
+        return f"{key}: found an address with a password ({error['msg']}), expected one without; {CREDENTIALS}"
     plain = {
         "string_too_short": "some text",
         "string_pattern_mismatch": "64 hexadecimal digits in lower case, or null",
@@ -281,7 +321,8 @@ def _problem(error: Any) -> str:
         "invalid_key": "a key that is text",
     }
     expected = plain.get(error["type"]) or error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{key}: found {error['input']!r}, expected {expected}"
+    found = without_password(repr(error["input"]))
+    return f"{key}: found {found}, expected {expected}"
 
 
 def _suggestion(location: tuple[int | str, ...]) -> str:

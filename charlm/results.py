@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 from charlm.errors import CharlmError
@@ -18,6 +19,8 @@ class Results:
 
     def __init__(self, data: Path) -> None:
         self.book = data / "download/book.txt"
+        self.sources = data / "download/sources.json"
+        """Not there in results from before it was written."""
         self.vocabulary = data / "prepare/vocabulary.json"
         self.tokens = {split: data / f"prepare/{split}.npy" for split in ("train", "test")}
         self.checkpoint = data / "train/model.safetensors"
@@ -39,6 +42,11 @@ class Results:
         """The content of metrics.json."""
         content: Metrics = json.loads(self.metrics.read_text(encoding="utf-8"))
         return content
+
+    def read_encodings(self) -> Counter[str]:
+        """How many texts had each encoding where they came from, the most frequent first."""
+        texts = json.loads(self.sources.read_text(encoding="utf-8")) if self.sources.is_file() else []
+        return Counter(dict(Counter(text["encoding"] for text in texts).most_common()))
 
     def read_history(self) -> list[Point]:
         """The points of history.csv."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from charlm.config import PARAMS_FILE, Params, load_params, project_root, short_source
+from charlm.errors import escape_on_stdout
 from charlm.results import Metrics, Results
 from charlm.text.references import MAX_CHARACTERS
 
@@ -32,6 +33,12 @@ def notes(references: Mapping[str, float]) -> str:
     return "" if "kneser_ney" in references else f"{NOT_COUNTED}\n\n"
 
 
+def decoded(encodings: Mapping[str, int]) -> str:
+    """Which encoding the texts had, and how many each if there are several; nothing if it is not known."""
+    found = [f"{name} ({count})" if len(encodings) > 1 else name for name, count in encodings.items()]
+    return f"Decoded from {', '.join(found)}.\n\n" if found else ""
+
+
 def sample_lines(text: str) -> str:
     """The first lines of a sample that are not blank."""
     return "\n".join([line for line in text.split("\n") if line.strip()][:_SAMPLE_LINES])
@@ -46,6 +53,7 @@ def markdown(results: Results, params: Params) -> str:
         f"**{params.model.name}** on {short_source(params.data.source)}: test loss **{test['loss']:.4f}** nats per "
         f"character ({test['bits_per_char']:.4f} bits, perplexity {test['perplexity']:.2f}).\n\n"
         f"| | nats per character | |\n|---|---|---|\n{table}\n\n{notes(metrics['reference'])}"
+        f"{decoded(results.read_encodings())}"
         f"The beginning of samples/trained.txt:\n\n```\n{sample_lines(results.read_sample())}\n```\n"
     )
 
@@ -56,6 +64,7 @@ def main() -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    escape_on_stdout()
     params, results = load_params(project_root() / PARAMS_FILE), Results(project_root() / "data")
     metrics = results.read_metrics()
     title = f"{params.model.name} on {short_source(params.data.source)}"
@@ -64,7 +73,7 @@ def main() -> None:
         table.add_row(name, f"{loss:.4f}", meaning, style="bold" if name == "test loss" else None)
     console = Console(highlight=False, emoji=False)
     console.print(table)
-    console.print(notes(metrics["reference"]), end="")
+    console.print(notes(metrics["reference"]) + decoded(results.read_encodings()), end="")
     console.print(sample_lines(results.read_sample()), style="dim", markup=False)
     console.print(
         "\nFiles: data/, one folder a stage; the checkpoint is data/train/model.safetensors"

@@ -3,8 +3,12 @@
 import os
 from pathlib import Path
 
+import click
+
 from charlm.config import load_params, project_root
+from charlm.files import write_json
 from charlm.text import collection
+from charlm.text.http import Client, authorizations
 from stages import stage
 
 
@@ -12,13 +16,21 @@ from stages import stage
 def main(out: Path) -> None:
     params = load_params()
     collection.require_all(params.data.source, project_root())
-    collection.write(
+    sources = collection.expand(params.data.source)
+    encodings = collection.write(
         out / "book.txt",
-        collection.expand(params.data.source),
+        sources,
         kept=project_root() / out / "texts",  # also for an experiment that DVC runs in a temporary folder
         sha256=params.data.sha256,
+        encoding=params.data.encoding,
         mirror=os.environ.get("CHARLM_GUTENBERG_MIRROR"),
+        client=Client(authorization=authorizations(os.environ.get("CHARLM_AUTHORIZATION", ""))),
     )
+    found = [{"source": name, "encoding": str(encoding)} for name, encoding in zip(sources, encodings, strict=True)]
+    write_json(out / "sources.json", found)
+    for name, encoding in zip(sources, encodings, strict=True):
+        if encoding.detected:
+            click.echo(f"{name}: {encoding}; data.encoding names another, if that is wrong.", err=True)
 
 
 if __name__ == "__main__":

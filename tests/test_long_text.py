@@ -29,7 +29,8 @@ def peaks(folder: Path, files: Sequence[int], run: Callable[..., Any], stages: S
     params = YAML().load(PROJECT / "params.yaml")
     params["data"] |= {"source": "books/*.txt", "sha256": None}
     YAML().dump(params, folder / "params.yaml")
-    settings = {"PYTHONPATH": str(PROJECT), "DVC_ROOT": str(folder), "CHARLM_TRACKING": "off"}
+    (folder / "dvc.yaml").touch()
+    settings = {"PYTHONPATH": str(PROJECT), "CHARLM_TRACKING": "off"}
     found = {}
     for stage in stages:
         done = run(folder, *peak.watching(sys.executable, "-m", f"stages.{stage}", *STAGES[stage]), **settings)

@@ -1,5 +1,6 @@
 """The model of a run as MLflow's users take it: served, promoted, loaded where charlm is not."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -182,4 +183,5 @@ def generate(project: Path, model: str) -> Result:
     """`charlm generate --model` in this process, where MLflow is loaded already."""
     arguments = ["generate", "--seed", "7", "--length", "20", "--model", model, "The "]
     store = f"sqlite:///{project / 'mlflow.db'}"
-    return CliRunner(env={"DVC_ROOT": str(project), "MLFLOW_TRACKING_URI": store}).invoke(main, arguments)
+    with contextlib.chdir(project):
+        return CliRunner(env={"MLFLOW_TRACKING_URI": store}).invoke(main, arguments)

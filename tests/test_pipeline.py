@@ -34,6 +34,7 @@ ARTIFACTS = {
     "patch.diff",
     "samples/trained.txt",
     "samples/untrained.txt",
+    "sources.json",
 }
 Run = Callable[..., Any]
 
@@ -64,7 +65,7 @@ def is_complete(project: Path, run: MlflowRun) -> bool:
         run.info.status == "FINISHED"
         and artifacts(run).keys() == ARTIFACTS
         and figures | references | {"loss/batch"} <= run.data.metrics.keys()
-        and len(run.data.params) == 25
+        and len(run.data.params) == 26
         and len(run.inputs.dataset_inputs) == 2
         and "nats per character" in run.data.tags["mlflow.note.content"]
         and (model.name, model.status) == ("charlm", "READY")
@@ -108,7 +109,7 @@ def test_first_run_is_recorded_whole(finished_project: Path) -> None:
         assert run.data.metrics[f"reference/{name}"] == value
     params = load_params(finished_project / "params.yaml")
     values = flatten(params)
-    shown = {"data.sha256": "null", "train.grad_clip": "null", "sample.prompt": '"\\n"'}
+    shown = {"data.sha256": "null", "data.encoding": "null", "train.grad_clip": "null", "sample.prompt": '"\\n"'}
     assert run.data.params == {key: shown.get(key, str(value)) for key, value in values.items()}
     [train, test] = [entry.dataset for entry in run.inputs.dataset_inputs]
     assert (train.name, test.name, train.source) == ("tale train", "tale test", '{"uri": "tests/tale.txt"}')
@@ -121,16 +122,22 @@ def test_first_run_is_recorded_whole(finished_project: Path) -> None:
 def test_several_texts_are_one_and_their_run_names_them_all(project: Path, run: Run) -> None:
     tale = (project / "data/download/book.txt").read_text()
     (project / "books").mkdir()
-    for name in ("b", "a"):
-        (project / f"books/{name}.txt").write_text(f"The text {name}, naïve and short.\n" * 20)
+    for name, encoding in {"b": "utf-8", "a": "utf-16"}.items():
+        (project / f"books/{name}.txt").write_text(f"The text {name}, naïve and short.\n" * 20, encoding)
     run(project, "git", "add", "books")
     run(project, "dvc", "exp", "run", "-S", "data.source=[tests/tale.txt,books/*.txt]", "-S", "train.max_iters=20")
-    a, b = ((project / f"books/{name}.txt").read_text() for name in "ab")
+    a, b = (f"The text {name}, naïve and short.\n" * 20 for name in "ab")
     assert (project / "data/download/book.txt").read_text() == f"{tale}\n{a}\n{b}"
     [held] = runs(project)
     assert is_complete(project, held)
     assert held.data.params["data.source"] == '["tests/tale.txt", "books/*.txt"]'
     assert "on 2 texts: " in held.data.tags["mlflow.note.content"]
+    assert "\nDecoded from utf-8 (2), utf-16 (1).\n" in held.data.tags["mlflow.note.content"]
+    assert json.loads(artifacts(held)["sources.json"]) == [
+        {"source": "tests/tale.txt", "encoding": "utf-8"},
+        {"source": "books/a.txt", "encoding": "utf-16"},
+        {"source": "books/b.txt", "encoding": "utf-8"},
+    ]
     datasets = [entry.dataset for entry in held.inputs.dataset_inputs]
     assert [dataset.name for dataset in datasets] == ["2 texts train", "2 texts test"]
     assert json.loads(datasets[0].source) == {"texts": ["tests/tale.txt", "books/*.txt"]}
@@ -244,25 +251,30 @@ def test_results_travel_through_a_remote_and_are_recorded_where_they_arrive(
     run(project, "dvc", "push")
     other = tmp_path / "other"
     run(tmp_path, "git", "clone", "--quiet", str(project), str(other))
-    run(other, "dvc", "pull")
+    # With --pull DVC runs no stage that only lacks its output, as record does here: README.md says so.
+    assert ran(run(other, "dvc", "repro", "--pull").stdout) == []
     assert ran(run(other, "dvc", "repro").stdout) == ["record"]
     assert data(other) == data(project)
     [restored] = runs(other)
     assert is_complete(other, restored)
 
 
-def test_three_mistakes_in_params_are_told_in_one_message_without_a_traceback(project: Path, run: Run) -> None:
-    mistakes = ("+train.learning_rat=0.1", "train.batch_size=four", "data.train_fraction=2")
+def test_mistakes_in_params_are_told_in_one_message_without_a_traceback_or_a_password(project: Path, run: Run) -> None:
+    source = "data.source=http://ann:s3cret@127.0.0.1:9/a.txt"
+    mistakes = ("+train.learning_rat=0.1", "train.batch_size=four", "data.train_fraction=2", source)
     arguments = [word for mistake in mistakes for word in ("-S", mistake)]
     done = run(project, "dvc", "exp", "run", *arguments, code=255)
     assert (
-        "Error: params.yaml has 3 problems:\n"
+        "Error: params.yaml has 4 problems:\n"
+        "  data.source: found an address with a password (http://127.0.0.1:9/a.txt), expected one without; credentials "
+        "belong in ~/.netrc or in CHARLM_AUTHORIZATION (docs/how-it-works.md, Credentials)\n"
         "  data.train_fraction: found 2, expected less than 1\n"
         "  train.batch_size: found 'four', expected integer\n"
         "  train.learning_rat: unknown key; did you mean learning_rate?\n"
         "Fix the file, then run again.\n"
     ) in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
 
 
 def test_without_a_network_the_download_tells_the_way_out_which_works(project: Path, run: Run) -> None:

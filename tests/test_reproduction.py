@@ -65,7 +65,7 @@ def test_restored_run_of_two_commits_ago_is_reproduced_and_nothing_here_changes(
     # As git sets it for a hook or an alias: git in the temporary clone would then move the HEAD of this one.
     done = reproduce(project, run, wanted.info.run_id[:8], GIT_DIR=str(project / ".git"))
     assert EXACT.search(done.stdout)
-    assert done.stdout.count("same") == 13
+    assert done.stdout.count("same") == 14
     assert state(project, run) == before
     assert latest(project).data.tags["charlm.reproduced"].startswith("1 time, last ")
 
@@ -73,7 +73,12 @@ def test_restored_run_of_two_commits_ago_is_reproduced_and_nothing_here_changes(
 def test_dirty_experiment_on_a_text_that_has_vanished_is_reproduced_from_its_patch(
     project: Path, run: Run, tmp_path: Path
 ) -> None:
-    """In a temporary folder, where its code is not committed either."""
+    """In a temporary folder, where its code is not committed either, of a repository with the project in a subfolder.
+
+    The store of such a run used to be in the repository's folder, where `charlm` did not look, and its commit could not
+    be cloned.
+    """
+    project = into_a_subfolder(project, run)
     book = tmp_path / "a book.txt"
     book.write_text("Once upon a time there was a short text.\n" * 20)
     optimizer, own = project / "charlm/training/optimizer.py", project / "charlm/training/beta.py"
@@ -91,6 +96,19 @@ def test_dirty_experiment_on_a_text_that_has_vanished_is_reproduced_from_its_pat
     book.unlink()
     run(project, "git", "checkout", "--quiet", ".")
     assert EXACT.search(reproduce(project, run, "apart").stdout)
+
+
+def into_a_subfolder(project: Path, run: Run) -> Path:
+    """Put the project in a folder of a larger repository, which has what belongs to DVC."""
+    top = project.parent / "repository"
+    shutil.rmtree(project / ".git")
+    (top / "ml").mkdir(parents=True)
+    (project / ".dvc").rename(top / ".dvc")
+    moved = project.rename(top / "ml/charlm")
+    run(top, "git", "init", "--quiet")
+    run(top, "git", "add", "--all")
+    run(top, "git", "commit", "--quiet", "--message=Everything")
+    return moved
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 It is stood up by the page's own commands and files, and reached through a line that loses what a test tells it to lose.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -342,7 +343,7 @@ def assert_complete(team: Team, run: MlflowRun, checkout: Path, folder: Path) ->
         assert course(team, run, key) == [(step, value) for step, value in values if value is not None]
     for key in ("perplexity/test", "bits_per_char/train"):
         assert len(course(team, run, key)) == 1
-    assert len(run.data.params) == 25
+    assert len(run.data.params) == 26
     assert len(run.inputs.dataset_inputs) == 2
     assert "nats per character" in run.data.tags["mlflow.note.content"]
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
@@ -443,7 +444,8 @@ def test_champion_is_promoted_and_asked_by_whoever_may(
     team: Team, checkout: Path, log_in: LogIn, experiment: str
 ) -> None:
     def charlm(*arguments: str) -> str:
-        return CliRunner(env={"DVC_ROOT": str(checkout)}).invoke(main, arguments).output
+        with contextlib.chdir(checkout):
+            return CliRunner().invoke(main, arguments).output
 
     log_in(team.user("ann", experiment))
     assert "recorded as run" in charlm("sync")

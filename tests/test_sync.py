@@ -1,5 +1,6 @@
 """`charlm sync` and `charlm promote`: from what DVC has to runs, from runs to the champion."""
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,9 @@ Run = Callable[..., Any]
 
 def charlm(project: Path, *arguments: str, code: int = 0) -> str:
     """What the command prints, run in this process, where MLflow is loaded already."""
-    place = {"DVC_ROOT": str(project), "MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}"}
-    done: Result = CliRunner(env=place).invoke(main, arguments)
+    with contextlib.chdir(project):
+        store = {"MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}"}
+        done: Result = CliRunner(env=store).invoke(main, arguments)
     assert done.exit_code == code, done.output
     return done.output
 
@@ -81,6 +83,46 @@ def test_sync_makes_a_run_of_every_result_once(synced: Path, run: Run) -> None:
         name: run.to_dictionary() for name, run in recorded.items()
     }
     assert run(synced, "git", "status", "--porcelain").stdout == ""
+
+
+def test_project_in_a_subfolder_is_synced_and_one_that_never_ran_is_told_so(
+    two_results: Path, tmp_path: Path, run: Run
+) -> None:
+    """`sync` used to do nothing and say nothing; the store was in the repository's folder, the project's empty."""
+    project = tmp_path / "ml/charlm"
+    shutil.copytree(two_results, project, ignore=shutil.ignore_patterns(".git"))
+    (project / ".dvc").rename(tmp_path / ".dvc")
+    lock = (project / "dvc.lock").rename(tmp_path / "lock")
+    run(tmp_path, "git", "init", "--quiet")
+    run(tmp_path, "git", "add", "--all", "--", ".dvc", "ml")
+    run(tmp_path, "git", "commit", "--quiet", "--message=Everything")
+    nothing = f"No experiment and no commit here has a dvc.lock in {project}: there is nothing to record.\n"
+    assert charlm(project, "sync").endswith(nothing)
+    lock.rename(project / "dvc.lock")
+    run(project, "git", "add", "dvc.lock")
+    run(project, "git", "commit", "--quiet", "--message=The result")
+    assert charlm(project, "sync").count("recorded as run") == 1
+    assert len(runs(project)) == 1
+
+
+def test_a_state_that_git_cannot_read_is_left_out_and_the_others_are_recorded(
+    two_results: Path, tmp_path: Path, run: Run
+) -> None:
+    """The first one used to end `sync`, one with a traceback, and nothing was recorded."""
+    source, project = tmp_path / "source", tmp_path / "project"
+    shutil.copytree(two_results, source)
+    run(source, "git", "config", "uploadpack.allowFilter", "true")
+    (source / "README.md").write_text("Another\n")
+    run(source, "git", "commit", "--quiet", "--all", "--message=After the result")
+    run(tmp_path, "git", "clone", "--quiet", "--filter=blob:none", f"file://{source}", str(project))
+    run(project, "git", "fetch", "--quiet", "origin", "refs/exps/*:refs/exps/*")
+    (source / ".dvc/cache").rename(project / ".dvc/cache")
+    shutil.copy(source / "mlflow.db", project)
+    source.rename(tmp_path / "away")
+    output = charlm(project, "sync")
+    assert output.count("left out, `git ") == output.count("from promisor remote") == 2
+    (tmp_path / "away").rename(source)
+    assert charlm(project, "sync").count("recorded as run") == 2
 
 
 def test_results_that_are_incomplete_are_left_out_with_the_reason(two_results: Path, tmp_path: Path, run: Run) -> None:

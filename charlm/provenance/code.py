@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from charlm.errors import CharlmError
 from charlm.provenance.environment import Environment
 
 ENVIRONMENT, PATCH = "environment.json", "patch.diff"
@@ -30,7 +31,8 @@ class Origin:
 
     @classmethod
     def here(cls) -> Self:
-        """The origin of what this process computes."""
+        """The origin of what this process computes. Raises CharlmError if git refuses to read the repository here."""
+        _require_git(Path.cwd())
         return cls(Path(), os.environ.get("DVC_EXP_NAME"))
 
     def tags(self) -> dict[str, str]:
@@ -70,6 +72,22 @@ def patch(project: Path) -> bytes:
             _git(project, "add", "--", code, **copy)
         plain = ("--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
         return _git(project, "diff-index", "--cached", "-p", *plain, "HEAD", "--", ".", *_NOT_CODE, **copy) or b""
+
+
+def _require_git(folder: Path) -> None:
+    """Raise CharlmError if `folder` is in a repository that git does not read: of another owner, for example."""
+    if not any((place / ".git").exists() for place in (folder, *folder.parents)):
+        return
+    try:
+        done = subprocess.run(["git", "rev-parse", "--git-dir"], cwd=folder, capture_output=True, check=False)
+        problem = os.fsdecode(done.stderr).strip() if done.returncode else ""
+    except OSError as err:
+        problem = f"git cannot be run: {err}"
+    if problem:
+        raise CharlmError(
+            f"The commit and the patch of this run cannot be recorded, so that it could not be reproduced.\n{problem}",
+            fix="Fix that, then run again. CHARLM_TRACKING=off goes on without a record.",
+        )
 
 
 def _git(folder: Path, *arguments: str, **environment: str) -> bytes | None:

@@ -22,15 +22,33 @@ class NotTriedError(CharlmError):
     exit_code = 2
 
 
-def check_out(root: Path, commit: str, folder: Path) -> None:
-    """Put the files of `commit` in `folder`, by a clone that shares the objects of the repository in `root`."""
+_PLAIN = ("core.autocrlf=false", "core.eol=lf", "core.attributesFile=/dev/null", "core.hooksPath=/dev/null")
+"""Settings of a clone in which files are as they were committed, whatever the user's own."""
+
+
+def check_out(root: Path, commit: str, folder: Path) -> Path:
+    """Put the files of `commit` in `folder`, by a clone that shares the objects of the repository around `root`.
+
+    Returns the folder in it that `root` is in the repository.
+    """
     if run(root, "git", "cat-file", "-e", f"{commit}^{{commit}}").returncode:
         raise NotTriedError(
             f"Commit {commit} is not in this repository.",
             fix="Fetch it (git fetch --all), or run this in the clone that it was made in.",
         )
-    require(run(root, "git", "clone", "--quiet", "--shared", "--no-checkout", str(root), str(folder)))
+    top, place = (
+        os.fsdecode(require(run(root, "git", "rev-parse", f"--show-{what}"))).rstrip("\n")
+        for what in ("toplevel", "prefix")
+    )
+    if run(root, "git", "config", "--get-regexp", r"^remote\..*\.promisor$").stdout:
+        # A partial clone fetches what it lacks, but another that shares its objects does not.
+        empty = os.fsdecode(require(run(root, "git", "hash-object", "-t", "tree", "--stdin", stdin=b""))).strip()
+        require(run(root, "git", "diff-tree", "--shortstat", empty, commit))
+    settings = (word for setting in _PLAIN for word in ("--config", setting))
+    clone = ("git", "clone", "--quiet", "--shared", "--no-checkout", "--template=", *settings)
+    require(run(root, *clone, "--", top, str(folder)))
     require(run(folder, "git", "checkout", "--quiet", "--detach", commit))
+    return folder / place
 
 
 def outputs(lock: bytes) -> dict[tuple[str, str], str]:

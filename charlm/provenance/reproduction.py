@@ -61,8 +61,7 @@ def reproduced(record: Record, *, all_stages: bool = False) -> Iterator[Path]:
     """
     root = project_root()
     with tempfile.TemporaryDirectory(prefix="charlm-reproduce.") as temporary:
-        folder = Path(temporary) / "project"
-        repository.check_out(root, record.commit, folder)
+        folder = repository.check_out(root, record.commit, Path(temporary) / "project")
         if record.patch:
             require(run(folder, "git", "-c", "apply.whitespace=nowarn", "apply", "-", stdin=record.patch))
         (folder / PARAMS_FILE).write_bytes(record.params)
@@ -144,7 +143,7 @@ def verify(root: Path) -> None:
     """
     commit = os.fsdecode(require(run(root, "git", "rev-parse", "HEAD")).strip())
     names = (PARAMS_FILE, LOCK, METRICS)
-    committed = {name: require(run(root, "git", "show", f"HEAD:{name}")) for name in (*names, PAGE, PINS)}
+    committed = {name: require(run(root, "git", "show", f"HEAD:./{name}")) for name in (*names, PAGE, PINS)}
     page = committed[PAGE].decode()
     record = Record(commit, patch=b"", params=committed[PARAMS_FILE], lock=committed[LOCK])
     with tempfile.TemporaryDirectory(prefix="charlm-record.") as artifacts, reproduced(record, all_stages=True) as new:

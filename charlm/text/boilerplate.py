@@ -22,19 +22,26 @@ _SMALL_PRINT = re.compile(
     rf"(?:{_SAME_PARAGRAPH}\*\s*END\s*\*+[ \t]*|.*)$",
     _FLAGS,
 )
+_SMALL_PRINT_STARTS = re.compile(r"^[ \t]*\*+[ \t]*START[ \t]*\**[ \t]*(?:OF )?THE SMALL PRINT\b", _FLAGS)
 # Old headers end within 20,000 characters; small print further down belongs to a book inside an anthology.
 _SMALL_PRINT_WITHIN = 30_000
-_SIGN_OFF = re.compile(
-    r"(?:^[^\w\n]*(?:this is the )?end of (?:the |this )?project gutenberg" + _REST_OF_PARAGRAPH + r"\s*)+\Z",
-    _FLAGS,
+_ONE_SIGN_OFF = r"^[^\w\n]*(?:this is )?(?:the )?end of (?:the |this )?project gutenberg" + _REST_OF_PARAGRAPH
+_SIGN_OFF = re.compile(rf"(?:{_ONE_SIGN_OFF}\s*)+\Z", _FLAGS)
+_ANY_SIGN_OFF = re.compile(_ONE_SIGN_OFF, _FLAGS)
+_FEW_LINES = 10
+"""That are not blank, at most, between a sign-off and the small print behind it, and after that."""
+# In etexts of 1991 to 1995 it is repeated after the small print; a title may take three lines, a poem takes more.
+_TITLE = (
+    r"(?:the )?project gutenberg(?:\Ws)? (?:e-?text|e-?book|edition)\b.*$"
+    r"(?:(?:\n[ \t]*[^ \t\n].*){1,2}(?=\n[ \t]*(?:\n|\Z)))?"
 )
 _CREDITS = re.compile(
-    r"(?:\s*^[ \t*\[(_]*(?:"
+    rf"(?:\s*^[ \t*\[(_]*(?:{_TITLE}|(?:"
     r"(?:this |the )?(?:project gutenberg )?(?:e-?text |e-?book )?(?:was |is )?"
     r"(?:produced|prepared|transcribed|scanned|digiti[sz]ed|proofed|proofread)"
     r"(?:,? (?:and )?\w+)? (?:by|from)\b"
     r"|note: project gutenberg also has|images of the original pages are available"
-    r")" + _REST_OF_PARAGRAPH + ")+",
+    r")" + _REST_OF_PARAGRAPH + "))+",
     _FLAGS,
 )
 _TELLTALE = re.compile(
@@ -55,7 +62,7 @@ def strip_boilerplate(text: str) -> str:
     credits, sign-off and empty lines. Raises RefusedError if the markers do not pair, if boilerplate remains at either
     end, or if nothing is left.
     """
-    body = _after_small_print(_between_markers(text))
+    body = _after_small_print(_before_small_print(_between_markers(text)))
     body = _trimmed(_SIGN_OFF.sub("", body))
     thanks = _CREDITS.match(body)
     book = _trimmed(body[thanks.end() :] if thanks else body)
@@ -79,9 +86,28 @@ def _between_markers(text: str) -> str:
     return text[starts[-1] if starts else 0 : end]
 
 
+def _before_small_print(body: str) -> str:
+    """What is before the small print that some short etexts have behind their sign-off."""
+    ends = list(_SMALL_PRINT.finditer(body))
+    if not ends or _lines(body[ends[-1].end() :]) > _FEW_LINES:
+        return body
+    starts = [start.start() for start in _SMALL_PRINT_STARTS.finditer(body, 0, ends[-1].start())]
+    starts = [start for start in starts if len(ends) == 1 or start > ends[-2].end()]
+    start = starts[-1] if starts else ends[-1].start()
+    sign_offs = [sign_off.end() for sign_off in _ANY_SIGN_OFF.finditer(body, 0, start)]
+    return body[: sign_offs[-1]] if sign_offs and _lines(body[sign_offs[-1] : start]) <= _FEW_LINES else body
+
+
 def _after_small_print(body: str) -> str:
-    ends = [end.end() for end in _SMALL_PRINT.finditer(body, 0, _SMALL_PRINT_WITHIN)]
-    return body[ends[-1] :] if ends else body
+    ends = list(_SMALL_PRINT.finditer(body, 0, _SMALL_PRINT_WITHIN))
+    if ends and _ANY_SIGN_OFF.search(body, 0, ends[-1].start()):
+        raise RefusedError("a small print follows a sign-off, and a book follows that, as in two books joined")
+    return body[ends[-1].end() :] if ends else body
+
+
+def _lines(text: str) -> int:
+    """The number of lines that are not blank."""
+    return sum(1 for line in text.split("\n") if line.strip())
 
 
 def _trimmed(text: str) -> str:

@@ -5,11 +5,12 @@ and is not fetched again when another text fails or the list grows. Local files 
 Texts are read block by block, except those small enough to be searched for Project Gutenberg's boilerplate.
 """
 
-import codecs
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -23,7 +24,8 @@ from charlm.errors import CharlmError, RefusedError, indented
 from charlm.files import BLOCK, atomic_write, read_text
 from charlm.text import gutenberg
 from charlm.text.boilerplate import has_marker, strip_boilerplate
-from charlm.text.http import Client
+from charlm.text.encoding import Encoding, decide
+from charlm.text.http import Client, charset_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -81,37 +83,44 @@ def write(
     *,
     kept: Path,
     sha256: str | None = None,
+    encoding: str | None = None,
     mirror: str | None = None,
     sites: Sequence[str] = gutenberg.SITES,
     client: Client | None = None,
-) -> None:
-    """Write the texts of `sources` to the file `to`, completely or not at all.
+) -> list[Encoding]:
+    """Write the texts of `sources` to the file `to`, completely or not at all; return the encoding that each had.
 
     `kept` is the folder for what is fetched. `sha256` is the digest that the joined text must have; `None` accepts any.
-    `mirror` and `sites` are where the books of Project Gutenberg are looked for.
+    `encoding` is that of the texts, if a person names it. `mirror` and `sites` are where the books of Project Gutenberg
+    are looked for.
 
     Raises CharlmError if texts are missing, with all of them in one message, or if the digest differs.
     """
-    client, progress, failures = client or Client(), _progress(), {}
+    client, progress = client or Client(), _progress()
+    failures: dict[str, str] = {}
+    encodings: list[Encoding] = []
     fetches = not all(map(gutenberg.is_path, sources))
 
     def fetch(url: str, to: Path) -> None:
         progress.stop()  # a download has a bar of its own
         client.download(url, to)
 
+    places = partial(gutenberg.addresses, mirror=mirror, sites=sites)
+    finder = _Finder(places, fetch, kept, encoding, pinned=sha256 if len(sources) == 1 else None)
     with _only_process(kept) if fetches else nullcontext(), atomic_write(to) as temporary, temporary.open("wb") as file:
         joined = _JoinedText(file)
         for source in _shown(sources, progress):
-            copy = kept / f"{hashlib.sha256(source.encode()).hexdigest()}.txt"
-            pinned = sha256 if len(sources) == 1 else None
             try:
-                joined.add(_text(source, gutenberg.addresses(source, mirror, sites), copy, fetch, pinned))
+                found, text = finder.find(source)
+                joined.add(text)
+                encodings.append(found)
             except RefusedError as err:
                 failures[source] = err.found
         if failures:
             raise _no_text(sources, failures, kept)
         if sha256 not in (None, joined.digest.hexdigest()):
             raise _other_text(sources, joined, str(sha256), kept)
+    return encodings
 
 
 def _no_text(sources: Sequence[str], failures: Mapping[str, str], kept: Path) -> CharlmError:
@@ -162,26 +171,41 @@ class _JoinedText:
             self.characters += len(block)
 
 
-def _text(
-    source: str, places: Sequence[str], copy: Path, fetch: Callable[[str, Path], None], pinned: str | None
-) -> Iterable[str]:
-    """The text of `source` from `copy`, the file it was fetched to before, else from the first of `places` with one.
+@dataclass(frozen=True)
+class _Finder:
+    """Finds texts, in `places` of a source; `fetch` writes that of an address to a file, of which a copy is `kept`."""
 
-    Raises RefusedError with a line for each of `places`.
-    """
-    read = partial(read_source, from_gutenberg=gutenberg.is_gutenberg(source), pinned=pinned)
-    if not gutenberg.is_path(source) and copy.is_file():
-        with suppress(RefusedError):  # damaged since, or never a text: fetch it again
-            return read(copy)
-    failures = []
-    for place in places:
-        try:
-            if gutenberg.is_url(place):
-                fetch(place, copy)
-            return read(copy if gutenberg.is_url(place) else _existing(place))
-        except RefusedError as err:
-            failures.append(f"{place}: {err.found}")
-    raise RefusedError("\n  ".join(failures))
+    places: Callable[[str], Sequence[str]]
+    fetch: Callable[[str, Path], None]
+    kept: Path
+    encoding: str | None
+    pinned: str | None
+
+    def find(self, source: str) -> tuple[Encoding, Iterable[str]]:
+        """The text of `source` from the file it was fetched to before, else from the first of its places with one.
+
+        Raises RefusedError with a line for each of the places.
+        """
+        places = self.places(source)
+        copy = self.kept / f"{hashlib.sha256(os.fsencode(source)).hexdigest()}.txt"
+        if not gutenberg.is_path(source) and copy.is_file():
+            with suppress(RefusedError):  # damaged since, or never a text: fetch it again
+                return self._read(source, copy, charset_of(copy))
+        failures = []
+        for place in places:
+            try:
+                if gutenberg.is_url(place):
+                    self.fetch(place, copy)
+                    return self._read(source, copy, charset_of(copy))
+                return self._read(source, _existing(place))
+            except RefusedError as err:
+                failures.append(f"{place}: {err.found}")
+        raise RefusedError("\n  ".join(failures))
+
+    def _read(self, source: str, path: Path, declared: str | None = None) -> tuple[Encoding, Iterable[str]]:
+        found = decide(path, wanted=self.encoding, declared=declared)
+        theirs = gutenberg.is_gutenberg(source)
+        return found, read_source(path, found.codec, from_gutenberg=theirs, pinned=self.pinned)
 
 
 def _existing(place: str) -> Path:
@@ -194,15 +218,17 @@ def _existing(place: str) -> Path:
     return path
 
 
-def read_source(path: Path, *, from_gutenberg: bool, pinned: str | None = None, size: int = BLOCK) -> Iterable[str]:
-    """The text in the file `path`, in blocks: line ends LF, no boilerplate, one final newline.
+def read_source(
+    path: Path, encoding: str, *, from_gutenberg: bool, pinned: str | None = None, size: int = BLOCK
+) -> Iterable[str]:
+    """The text in the file `path`, in blocks: line ends LF, no boilerplate, one final newline, no end-of-file mark.
 
-    The file is UTF-8, with or without a byte order mark, else Windows-1252, and decoded from `size` bytes at a time. A
-    file that is `from_gutenberg` but has none of its markers must have the digest `pinned`.
+    All of it can be decoded by `encoding`, from `size` bytes at a time. A file that is `from_gutenberg` but has none of
+    its markers must have the digest `pinned`.
 
     Raises RefusedError if it contains no text, or no complete Gutenberg book.
     """
-    decoded = read_text(path, size, encoding=_encoding(path, size), universal_newlines=True)
+    decoded = read_text(path, size, encoding=encoding, universal_newlines=True)
     blocks = _with_one_final_newline(decoded)
     if path.stat().st_size > MAX_GUTENBERG_SIZE:
         if from_gutenberg:
@@ -217,34 +243,20 @@ def read_source(path: Path, *, from_gutenberg: bool, pinned: str | None = None, 
     return [text]
 
 
-def _encoding(path: Path, size: int) -> str:
-    """The name of the encoding that fits all of `path`."""
-    for encoding in ("utf-8-sig", "cp1252"):
-        decoder = codecs.getincrementaldecoder(encoding)()
-        with path.open("rb") as file:
-            try:
-                while block := file.read(size):
-                    if b"\0" in block:
-                        position = file.tell() - len(block) + block.index(0)
-                        raise RefusedError(f"byte {position:,} is NUL, as in an archive, a picture or UTF-16")
-                    decoder.decode(block)
-                decoder.decode(b"", final=True)
-            except UnicodeDecodeError as err:
-                position, byte = file.tell() - len(err.object) + err.start, err.object[err.start]
-            else:
-                return encoding
-    raise RefusedError(f"byte {position:,} ({byte:#04x}) is neither UTF-8 nor Windows-1252")
-
-
 def _with_one_final_newline(blocks: Iterable[str]) -> Iterator[str]:
-    blank, newlines = True, 0
+    r"""The text with one newline at its end, and without `\x1a` there: DOS ended files with it."""
+    blank, newlines, mark = True, 0, ""
     for block in blocks:
-        text = block.rstrip("\n")
+        text = block.rstrip("\n\x1a")
         if text:
-            yield from repeat("\n", newlines)
-            yield text
-            newlines = 0
-        newlines += len(block) - len(text)
+            yield from chain(repeat("\n", newlines), [mark, text])
+            newlines, mark = 0, ""
+        end = block[len(text) :]
+        if not mark:
+            mark = end.lstrip("\n")
+            newlines += len(end) - len(mark)
+        else:
+            mark += end
         blank = blank and not text.strip()
     if blank:
         raise RefusedError("it is empty")

@@ -3,16 +3,18 @@
 It knows nothing of books: `charlm.text.collection` decides which addresses to ask and what to make of the bytes. It
 does not resume a download, and limits neither its size nor its total time. Like pooch
 (https://www.fatiando.org/pooch), it writes a complete file or none. Requests to one host are 2 s or more apart, as
-https://www.gutenberg.org/policy/robot_access.html asks; only redirects are followed at once.
+https://www.gutenberg.org/policy/robot_access.html asks; only redirects are followed at once. Credentials come from
+.netrc or a variable, not from addresses, and go to the host that they are for.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,8 +28,8 @@ from urllib.request import getproxies
 
 import click
 
-from charlm.errors import RefusedError
-from charlm.files import atomic_write
+from charlm.errors import CharlmError, RefusedError, without_password
+from charlm.files import atomic_write, write_text
 
 if TYPE_CHECKING:
     import httpx
@@ -43,6 +45,8 @@ _HTML = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|title|script)\b",
     re.IGNORECASE | re.DOTALL,
 )
+_SETTINGS = ("NO_PROXY", "ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Environment variables that a client reads, in either case."""
 _TITLE = re.compile(rb"<title[^>]*>\s*(.*?)\s*</title", re.IGNORECASE | re.DOTALL)
 
 
@@ -74,44 +78,76 @@ class TurnedAwayError(RefusedError):
 class Client:
     """Downloads, with a rest between two from one host. A host that turned charlm away is not asked again."""
 
-    def __init__(self, limits: Limits | None = None, sleep: Callable[[float], object] = time.sleep) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+        authorization: Mapping[str, str] | None = None,
+    ) -> None:
+        """`authorization` is what the header of that name says to each host, `host` or `host:port`."""
         self._limits = limits or Limits()
         self._sleep = sleep
+        self._authorization = authorization or {}
         self._ended: dict[str, float] = {}  # by host, on the monotonic clock
         self._away: set[str] = set()
 
     def download(self, url: str, to: Path) -> None:
-        """GET `url` into the file `to`, which stays as it was if that fails.
+        """GET `url` into the file `to`, which stays as it was if that fails; `charset_of` is what its server says.
 
         Raises RefusedError when no text comes, at once or, if the reason may pass (a stall, 429, 5xx), after
         `Limits.attempts`.
         """
         with _as_refusals(self._limits):
-            host = urlsplit(url).netloc
+            host = urlsplit(url).netloc.rpartition("@")[2]
         if host in self._away:
             raise RefusedError(f"not asked, because {host} turned charlm away a moment ago")
         rest = self._ended.get(host, float("-inf")) + self._limits.first_wait - time.monotonic()
         if rest > 0:
             self._sleep(rest)
         try:
-            self._try_to_download(url, to)
+            self._try_to_download(url, to, self._authorization.get(host.lower()))
         except TurnedAwayError:
             self._away.add(host)
             raise
         finally:
             self._ended[host] = time.monotonic()
 
-    def _try_to_download(self, url: str, to: Path) -> None:
-        with _client(self._limits) as client:
+    def _try_to_download(self, url: str, to: Path, authorization: str | None) -> None:
+        own = authorization or "@" in urlsplit(url).netloc  # a mirror's, from its variable
+        with _client(self._limits, None if own else _netrc()) as client:
+            if authorization:
+                client.headers["Authorization"] = authorization  # httpx drops it where a redirect leaves the host
             for attempt in range(1, self._limits.attempts + 1):
                 try:
                     with atomic_write(to) as temporary, _as_refusals(self._limits):
-                        _get(client, url, temporary)
+                        charset = _get(client, url, temporary)
+                        write_text(_charset_file(to), charset or "")
                     return
                 except BusyError as busy:
                     seconds = pause(attempt, busy, self._limits)
-                    click.echo(f"{url}: {busy.message}; trying again in {seconds:.0f} s", err=True)
+                    click.echo(f"{without_password(url)}: {busy.message}; trying again in {seconds:.0f} s", err=True)
                     self._sleep(seconds)
+
+
+def charset_of(path: Path) -> str | None:
+    """The charset that the server named for what was downloaded to `path`, if it did."""
+    file = _charset_file(path)
+    return (file.read_text(encoding="utf-8") if file.is_file() else "") or None
+
+
+def _charset_file(path: Path) -> Path:
+    return path.with_suffix(".charset")
+
+
+def authorizations(text: str) -> dict[str, str]:
+    """Headers by host from lines of the form `host header`; CharlmError, without their content, for any other."""
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+    if not all(len(line) == 2 and "/" not in line[0] for line in lines):
+        raise CharlmError(
+            "CHARLM_AUTHORIZATION has a line that is not a host and a header.",
+            "Expected a host, a space, and what the header Authorization says to it: `example.org Bearer abc`.",
+        )
+    return {host.lower(): header.strip() for host, header in lines}
 
 
 def pause(attempt: int, busy: BusyError, limits: Limits) -> float:
@@ -181,7 +217,7 @@ def _as_refusals(limits: Limits) -> Iterator[None]:
         raise RefusedError(f"no usable answer: {type(err).__name__}: {err}") from err
 
 
-def _client(limits: Limits) -> httpx.Client:
+def _client(limits: Limits, auth: httpx.Auth | None) -> httpx.Client:
     import httpx
 
     def before(request: httpx.Request) -> None:
@@ -191,14 +227,50 @@ def _client(limits: Limits) -> httpx.Client:
         if response.has_redirect_location:
             redirect(str(response.url), response.headers["Location"])
 
-    with _as_refusals(limits):
+    try:
         return httpx.Client(
+            auth=auth,
             timeout=httpx.Timeout(limits.read, connect=limits.connect),
             headers={"User-Agent": USER_AGENT},
             follow_redirects=True,
             max_redirects=limits.redirects,
             event_hooks={"request": [before], "response": [after]},
         )
+    except (httpx.InvalidURL, ValueError, ImportError, OSError) as err:
+        raise RefusedError(f"{_wrong_setting()} cannot be used: {type(err).__name__}: {err}") from err
+
+
+def _netrc() -> httpx.Auth | None:
+    """The credentials in the file that NETRC names, else in ~/.netrc, if there is one."""
+    from netrc import NetrcParseError
+
+    import httpx
+
+    file = Path(os.environ.get("NETRC") or "~/.netrc")
+    try:
+        file = file.expanduser()
+        return httpx.NetRCAuth(str(file)) if file.is_file() else None
+    except NetrcParseError:  # its message repeats what is there
+        raise RefusedError(f"{file} is not what a .netrc file contains") from None
+    except (OSError, RuntimeError, UnicodeDecodeError) as err:
+        raise RefusedError(f"{file} cannot be read: {type(err).__name__}") from None
+
+
+def _wrong_setting() -> str:
+    """The environment variable without which a client can be made, else those that are set."""
+    import httpx
+
+    names = [name for name in os.environ if name.upper() in _SETTINGS]
+    for name in names:
+        value = os.environ.pop(name)
+        try:
+            httpx.Client().close()
+        except (httpx.InvalidURL, ValueError, ImportError, OSError):
+            continue
+        finally:
+            os.environ[name] = value
+        return name
+    return ", ".join(names)
 
 
 def _await_name(host: str, seconds: float) -> None:
@@ -220,7 +292,8 @@ def _await_name(host: str, seconds: float) -> None:
         raise RefusedError(f"no connection: the name server did not answer for {host} within {seconds:g} s")
 
 
-def _get(client: httpx.Client, url: str, to: Path) -> None:
+def _get(client: httpx.Client, url: str, to: Path) -> str | None:
+    """Write what `url` gives to the file `to`; return the charset that Content-Type names."""
     with client.stream("GET", url) as response:
         _check_status(response)
         with to.open("wb") as file, _progress(response) as show:
@@ -228,6 +301,7 @@ def _get(client: httpx.Client, url: str, to: Path) -> None:
                 file.write(chunk)
                 show(response.num_bytes_downloaded)
     _check_text(to, response.headers.get("Content-Type", ""))
+    return response.charset_encoding
 
 
 def _check_status(response: httpx.Response) -> None:

@@ -82,7 +82,7 @@ def content_of(results: Results, params: Params, texts: Mapping[str, str]) -> Co
         sources=params.data.source,
         text_sha256=sha256(results.book),
         tokens_sha256={split: sha256(path) for split, path in results.tokens.items()},
-        files=checkpoint | samples | {results.metrics.name: results.metrics},
+        files=checkpoint | samples | {path.name: path for path in (results.metrics, results.sources) if path.is_file()},
         texts={**texts, "figures/surprise.html": surprise_html(results.surprise)},
         figures={"figures/loss.png": loss, **drawings},
         description=markdown(results, params),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, without_password
 from charlm.tracking.process import has_ended, process
 
 if TYPE_CHECKING:
@@ -88,11 +88,6 @@ def enabled() -> bool:
     if value not in ("on", "off"):
         raise CharlmError(f"CHARLM_TRACKING={value}: expected on or off (on is the default).")
     return value == "on"
-
-
-def without_password(text: str) -> str:
-    """`text` without the user and password of any address in it."""
-    return re.sub(r"(?<=://)[^\s'\"]*@", "", text)
 
 
 @contextmanager

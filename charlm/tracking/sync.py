@@ -6,13 +6,12 @@ Times, throughput and the machine are not among them, for only a live run logs t
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from charlm.config import PARAMS_FILE, load_params
 from charlm.errors import CharlmError
@@ -47,46 +46,46 @@ def states(root: Path) -> list[State]:
     commits = os.fsdecode(require(run(root, *log))).split()
     by_result: dict[bytes, State] = {}
     for state in [*(State(*found) for found in experiments), *(State(commit, None) for commit in commits)]:
-        result = run(root, "git", "rev-parse", f"{state.commit}:{LOCK}", f"{state.commit}:{PARAMS_FILE}")
+        result = run(root, "git", "rev-parse", f"{state.commit}:./{LOCK}", f"{state.commit}:./{PARAMS_FILE}")
         if not result.returncode:
             by_result.setdefault(result.stdout, state)
+        elif not re.search(b"does not exist in|exists on disk, but not in", result.stderr):
+            by_result[state.commit.encode()] = state  # unreadable, as `sync` reports
     return list(by_result.values())
 
 
 def sync(root: Path, cache: Path, store: Store, state: State) -> list[str]:
     """Record the result of `state`, its files from DVC's `cache`; return the runs created or completed for it.
 
-    Raises LeftOutError if the result is incomplete, LeftOutError or ParamsError if this code cannot read it.
+    Raises LeftOutError if the result is incomplete or cannot be read, another CharlmError if the store refuses it.
     """
-    with _checked_out(root, cache, state) as folder:
-        params, results = load_params(folder / PARAMS_FILE), Results(folder / "data")
-        texts = {name: (folder / name).read_text(encoding="utf-8") for name in (PARAMS_FILE, LOCK)}
+    with tempfile.TemporaryDirectory(prefix="charlm-sync.") as temporary:
         try:
+            folder = _check_out(root, cache, state, Path(temporary) / "project")
+            params, results = load_params(folder / PARAMS_FILE), Results(folder / "data")
+            texts = {name: (folder / name).read_text(encoding="utf-8") for name in (PARAMS_FILE, LOCK)}
             content = content_of(results, params, texts)
-        except (KeyError, ValueError) as err:
+        except CharlmError as err:
+            raise LeftOutError(err.message.replace("\n", " ")) from err
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, YAMLError) as err:
             raise LeftOutError(f"this code cannot read its files ({type(err).__name__}: {err})") from err
         origin = Origin(folder, state.experiment)
         return [] if is_recorded(store, content, origin) else record(store, content, origin)
 
 
-@contextmanager
-def _checked_out(root: Path, cache: Path, state: State) -> Iterator[Path]:
-    """A temporary folder with the project at `state` and its results."""
-    with tempfile.TemporaryDirectory(prefix="charlm-sync.") as temporary:
-        folder = Path(temporary) / "project"
-        check_out(root, state.commit, folder)
-        lock = (folder / LOCK).read_bytes()
-        digests = outputs(lock)
-        if lacking := [stage for stage in STAGES if stage not in {name for name, _ in digests}]:
-            raise LeftOutError(f"{LOCK} has no result of {', '.join(lacking)}")
-        _require_params(lock, (folder / PARAMS_FILE).read_bytes())
-        # The commit itself has the files that DVC does not cache.
-        missing = [path for (_, path), digest in digests.items() if not restore(cache, digest, folder / path)]
-        if missing:
-            raise LeftOutError(
-                f"{', '.join(missing)}: not in DVC's cache (dvc fetch --all-commits, if a remote has it)"
-            )
-        yield folder
+def _check_out(root: Path, cache: Path, state: State, clone: Path) -> Path:
+    """Put the project at `state` with its results in `clone`; return its folder there."""
+    folder = check_out(root, state.commit, clone)
+    lock = (folder / LOCK).read_bytes()
+    digests = outputs(lock)
+    if lacking := [stage for stage in STAGES if stage not in {name for name, _ in digests}]:
+        raise LeftOutError(f"{LOCK} has no result of {', '.join(lacking)}")
+    _require_params(lock, (folder / PARAMS_FILE).read_bytes())
+    # The commit itself has the files that DVC does not cache.
+    missing = [path for (_, path), digest in digests.items() if not restore(cache, digest, folder / path)]
+    if missing:
+        raise LeftOutError(f"{', '.join(missing)}: not in DVC's cache (dvc fetch --all-commits, if a remote has it)")
+    return folder
 
 
 def _require_params(lock: bytes, params: bytes) -> None:

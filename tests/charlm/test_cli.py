@@ -33,6 +33,15 @@ def test_generate_continues_the_prompt_and_repeats_itself_for_a_seed(charlm: Cal
     assert charlm("generate", "The lake ", "--length", "40").output != first.output
 
 
+def test_generate_escapes_what_the_terminal_cannot_show(charlm: Callable[..., Result], finished_project: Path) -> None:
+    """It used to be a traceback on a Latin-1 terminal, with “ or — in the vocabulary."""
+    arguments = ("generate", "—", "--length", "40", "--seed", "7")
+    shown = CliRunner(charset="latin-1").invoke(main, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout_bytes == charlm(*arguments).output.encode("latin-1", "backslashreplace")
+    assert shown.output.startswith("\\u2014")
+
+
 def test_generate_takes_a_folder_with_checkpoint_and_vocabulary_side_by_side(
     charlm: Callable[..., Result], finished_project: Path, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ SHIPPED = Path(__file__).parents[2] / "params.yaml"
 GOOD = {
     "data.source": "book.txt",
     "data.sha256": "null",
+    "data.encoding": "null",
     "data.train_fraction": "0.5",
     "model.name": "bigram",
     "model.bigram": "{}",
@@ -84,6 +85,7 @@ def test_the_shipped_file_has_the_notebooks_values() -> None:
     assert flatten(load_params(SHIPPED)) == {
         "data.source": "https://www.gutenberg.org/ebooks/22566",
         "data.sha256": "8e74cda23435d7e7ea953cdf23b8f722629f0a62c9ba767465d91a0c44cb5e19",
+        "data.encoding": None,
         "data.train_fraction": 0.8,
         "model.name": "bigram",
         "train.seed": 1337,
@@ -122,6 +124,7 @@ def test_the_shipped_file_has_the_notebooks_values() -> None:
         ("sample.prompt", r'"\n"', "\n"),
         ("data.sha256", "", None),
         ("data.sha256", "~", None),
+        ("data.encoding", "windows-1252", "windows-1252"),
         ("train.device", "auto", "auto"),
     ],
 )
@@ -219,6 +222,10 @@ def test_all_mistakes_are_told_at_once_and_by_their_keys() -> None:
         ("data.train_fraction", "1.0", "1.0", "less than 1"),
         ("data.train_fraction", ".nan", "nan", "less than 1"),
         ("sample.temperature", ".nan", "nan", "a finite number"),
+        *(
+            ("data.encoding", name, f"'{name}'", "an encoding that Python knows, such as utf-8 or cp1252, or null")
+            for name in ("klingon", "rot13", "hex")
+        ),
         ("model.name", "bigrm", "'bigrm'", "bigram"),
         ("model.name", "0", "0", "string"),
     ],
@@ -254,6 +261,42 @@ def test_a_source_of_anything_else_is_refused_in_one_line(tmp_path: Path, yaml: 
         load(tmp_path, {"data.source": yaml})
     expected = f"data.source: found {found}, expected some text, or a list of one or more"
     assert problems(err, tmp_path / "params.yaml") == [expected]
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("http://ann:s3cret@example.org/a.txt", "http://example.org/a.txt"),
+        ("https://s3cret@example.org/a.txt", "https://example.org/a.txt"),
+        ("https://ann:pa/s3cret@example.org/a.txt", "https://example.org/a.txt"),
+        ("https://example.org/a.txt?page=2&Token=s3cret&b=c", "https://example.org/a.txt?page=2&Token=...&b=c"),
+        ("https://example.org/a.txt?X-Amz-Signature=s3cret", "https://example.org/a.txt?X-Amz-Signature=..."),
+    ],
+)
+@pytest.mark.parametrize("beside", ["b.txt", 55, "http://ann:s3cret@[/"])
+def test_a_source_with_a_password_is_refused_without_showing_it(source: str, shown: str, beside: object) -> None:
+    """It used to be a parameter, a dataset's source and a part of the description of the run."""
+    content = load_params(SHIPPED).model_dump()
+    for sources in (source, [source, beside]):
+        content["data"]["source"] = sources
+        with pytest.raises(ParamsError) as err:
+            parse_params(content, "params.yaml")
+        assert "s3cret" not in str(err.value)
+        if beside != 55 or sources == source:
+            assert problems(err, Path("params.yaml")) == [
+                f"data.source: found an address with a password ({shown}), expected one without; credentials belong in "
+                "~/.netrc or in CHARLM_AUTHORIZATION (docs/how-it-works.md, Credentials)"
+            ]
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["http://example.org:80/@ann/a@b.txt", "https://example.org/a?tokens=5&page=1", "a@b:c.txt", "gutenberg:55"],
+)
+def test_a_source_without_a_password_is_not_refused(source: str) -> None:
+    content = load_params(SHIPPED).model_dump()
+    content["data"]["source"] = source
+    assert parse_params(content, "params.yaml").data.source == [source]
 
 
 def test_a_source_is_shown_in_few_words() -> None:
@@ -350,10 +393,35 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_root_is_where_dvc_says_before_all_else(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (inside / "dvc.yaml").touch()
-    monkeypatch.setenv("DVC_ROOT", "/the/repository")
-    assert project_root() == Path("/the/repository")
+@pytest.mark.parametrize("place", ["", "standalone"])
+@pytest.mark.parametrize("dvc", ["", "ml", "ml/charlm"])
+def test_the_root_of_an_experiments_copy_is_in_the_repository_that_dvc_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, dvc: str
+) -> None:
+    """Of a project in a subfolder it used to be the whole repository."""
+    copy = tmp_path / dvc / ".dvc/tmp/exps" / place / "tmp123"
+    for repository in (tmp_path, copy):
+        (repository / "ml/charlm/stages").mkdir(parents=True, exist_ok=True)
+        (repository / "ml/charlm/dvc.yaml").touch()
+        (repository / ".git").mkdir()
+    for folder in ("ml/charlm", "ml/charlm/stages"):
+        monkeypatch.chdir(copy / folder)
+        monkeypatch.setenv("DVC_ROOT", str(tmp_path / dvc))
+        assert project_root() == tmp_path / "ml/charlm"
+        monkeypatch.delenv("DVC_ROOT")
+        assert project_root() == copy / "ml/charlm"
+
+
+@pytest.mark.parametrize("root", ["..", ".", "../../elsewhere"])
+def test_the_root_is_here_whatever_pipeline_is_around(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    """A command in a stage of an outer pipeline, whose DVC_ROOT it has, used to look in the outer project."""
+    for folder in (tmp_path, inside):
+        (folder / "dvc.yaml").touch()
+        (folder / ".git").mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(inside / root))
+    assert project_root() == inside
 
 
 def test_the_root_is_the_nearest_folder_above_with_a_pipeline(inside: Path, tmp_path: Path) -> None:

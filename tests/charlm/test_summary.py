@@ -30,6 +30,7 @@ def data(tmp_path: Path) -> Path:
     """The folder of a made-up result."""
     files = {
         "download/book.txt": "Oz",
+        "download/sources.json": json.dumps([{"source": "books/oz.txt", "encoding": "cp1251 (detected)"}]),
         "prepare/vocabulary.json": "{}",
         "prepare/train.npy": "",
         "prepare/test.npy": "",
@@ -93,6 +94,8 @@ def test_description_of_a_run_is_this_markdown(data: Path, tmp_path: Path) -> No
         "\n"
         f"{NOT_COUNTED}\n"
         "\n"
+        "Decoded from cp1251 (detected).\n"
+        "\n"
         "The beginning of samples/trained.txt:\n"
         "\n"
         "```\n"
@@ -119,6 +122,7 @@ def test_terminal_shows_the_result_of_the_project(
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     assert cells == [[name, f"{loss:.4f}", meaning] for name, loss, meaning in summary.rows(metrics)]
     assert (NOT_COUNTED in lines) == (not counted)
+    assert "Decoded from cp1251 (detected)." in lines
     assert lines[lines.index("The [b]cat[/b]") :] == [
         "The [b]cat[/b]",
         "sat.",
@@ -128,6 +132,14 @@ def test_terminal_shows_the_result_of_the_project(
         "Text:  `charlm generate 'Dorothy '`",
         "",
     ]
+
+
+def test_encodings_are_counted_where_texts_differ_and_absent_in_an_old_result(data: Path) -> None:
+    texts = [{"source": name, "encoding": "utf-8" if name in "bc" else "cp1252"} for name in "abc"]
+    (data / "download/sources.json").write_text(json.dumps(texts))
+    assert summary.decoded(Results(data).read_encodings()) == "Decoded from utf-8 (2), cp1252 (1).\n\n"
+    (data / "download/sources.json").unlink()
+    assert summary.decoded(Results(data).read_encodings()) == ""
 
 
 def test_missing_file_is_named_with_what_creates_it(data: Path) -> None:

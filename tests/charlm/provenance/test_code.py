@@ -1,12 +1,15 @@
 """The code of a result: its tags and its patch."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from charlm.errors import CharlmError
 from charlm.provenance.code import Origin, patch
+from charlm.provenance.repository import check_out
 
 
 @pytest.fixture
@@ -59,6 +62,65 @@ def test_outside_git_there_is_no_commit_and_no_patch(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert Origin.here().tags().keys() <= {"mlflow.user"}
     assert patch(Path()) == b""
+
+
+def test_a_repository_that_git_does_not_read_is_refused_with_its_words(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkout of another owner, as in a container, used to be recorded without a commit, as if outside git."""
+    monkeypatch.chdir(repository / "stages")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(CharlmError) as refused:
+        Origin.here()
+    assert refused.value.message.startswith("The commit and the patch of this run cannot be recorded, so that it could")
+    assert f"detected dubious ownership in repository at '{repository}'" in refused.value.message
+    assert f"git config --global --add safe.directory {repository}" in refused.value.message
+    assert refused.value.message.endswith("then run again. CHARLM_TRACKING=off goes on without a record.")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(CharlmError, match="\ngit cannot be run: "):
+        Origin.here()
+
+
+def test_patch_of_a_subfolder_is_of_that_folder_and_applies_there(
+    repository: Path, run: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (repository / "params.yaml").write_text("changed outside\n")
+    (repository / "stages/b.py").write_text("changed outside\n")
+    for name in ("a.py", "charlm/new.py", "data/metrics.json"):
+        (repository / "charlm" / name).parent.mkdir(exist_ok=True)
+        (repository / "charlm" / name).write_text("changed\n")
+    made = patch(repository / "charlm")
+    folder = check_out(repository, "HEAD", tmp_path_factory.mktemp("clone") / "there")
+    (folder / "the.patch").write_bytes(made)
+    run(folder / "charlm", "git", "apply", "../the.patch")
+    assert (folder / "charlm/a.py").read_text() == (folder / "charlm/charlm/new.py").read_text() == "changed\n"
+    assert (folder / "stages/b.py").read_text() == "as committed\n"
+    assert not (folder / "charlm/data").exists()
+
+
+def test_a_commit_is_checked_out_as_it_was_committed_whatever_the_users_settings(
+    repository: Path, run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With core.autocrlf a proof used to fail, for every file had other bytes."""
+    home = tmp_path / "home"
+    (home / "hooks").mkdir(parents=True)
+    (home / "hooks/post-checkout").write_text("#!/bin/sh\necho hooked > charlm/a.py\n")
+    (home / "hooks/post-checkout").chmod(0o755)
+    (home / "attributes").write_text("*.py text eol=crlf\n")
+    settings = f"[core]\nautocrlf = true\nhooksPath = {home}/hooks\nattributesFile = {home}/attributes\n"
+    (home / ".gitconfig").write_text(settings)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("GIT_CONFIG_GLOBAL")
+    folder = check_out(repository / "charlm", "HEAD", tmp_path / "clone")
+    assert folder == tmp_path / "clone/charlm"
+    assert (folder / "a.py").read_bytes() == (folder.parent / "params.yaml").read_bytes() == b"as committed\n"
+    run(tmp_path, "git", "clone", "--quiet", str(repository), "plain")
+    assert (tmp_path / "plain/params.yaml").read_bytes() == b"as committed\r\n"  # so the settings do count
+    shutil.copy(Path(__file__).parents[3] / ".gitattributes", repository)
+    run(repository, "git", "add", "--all")
+    run(repository, "git", "commit", "--quiet", "--message=Attributes")
+    run(tmp_path, "git", "clone", "--quiet", str(repository), "own")
+    assert (tmp_path / "own/params.yaml").read_bytes() == b"as committed\n"
 
 
 @pytest.mark.parametrize(

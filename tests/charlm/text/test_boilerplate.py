@@ -59,6 +59,26 @@ GENERATIONS = {
         "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n\n\n\n\n",
         "\n\n\n\n\nEnd of The Project Gutenberg Etext of The Cat\n\n",
     ),
+    "1994, with the title again": (
+        "**The Project Gutenberg Etext of The Cat, by A. Writer**\n\n"
+        "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n\n\n\n\n"
+        "The Project Gutenberg Etext of The Cat, a Story with a Long\nTitle, by A. Writer\n\n"
+        "This etext was prepared by Ann\n\n\n",
+        "\n\n\n\n\nEnd of The Project Gutenberg Etext of The Cat\n\n",
+    ),
+    "1991, with the small print behind": (
+        "***The Project Gutenberg Etext of The Cat***\n\n\n",
+        "\n\nThe End of the Project Gutenberg Etext of The Cat\n\n\n"
+        "***START**THE SMALL PRINT!**FOR PUBLIC DOMAIN ETEXTS**START***\n\nSEND MONEY.\n\n"
+        "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n\nThis is the last line.\n",
+    ),
+    "1992, with small print on both sides": (
+        "**The Project Gutenberg Etext of The Cat, by A. Writer**\n\n"
+        "***START**THE SMALL PRINT!**FOR PUBLIC DOMAIN ETEXTS**START***\n\nSEND MONEY.\n\n"
+        "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n\n\n",
+        "\n\nEnd of Project Gutenberg's The Cat\n\n\nSEND MORE.\n\n"
+        "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n",
+    ),
     "2001, with nothing below": (
         "The Project Gutenberg Etext of The Cat\n\n"
         "*END THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.07.00*\nEND*\n\n\n"
@@ -131,6 +151,12 @@ def test_a_small_print_deep_in_an_anthology_takes_nothing_away() -> None:
     assert strip_boilerplate(header + anthology + footer) == anthology
 
 
+def test_a_title_above_a_poem_takes_no_line_of_it() -> None:
+    header = "The Project Gutenberg Etext of The Raven\n"
+    poem = "Once upon a midnight dreary,\nwhile I pondered, weak and weary,\nOver many a volume\n"
+    assert strip_boilerplate(header + poem) == poem
+
+
 def test_many_sign_offs_in_the_middle_take_no_time() -> None:
     """The time doubled with every such line: each could be cut between two of the pattern's rounds."""
     text = "a\n" * 20 + "End of Project Gutenberg\n" * 200 + "\nand then the story goes on\n" * 20
@@ -154,6 +180,13 @@ def test_ten_megabytes_of_stars_and_empty_lines_take_no_time() -> None:
         (
             (GENERATIONS["2010"][0] + BOOK + GENERATIONS["2010"][1]) * 2,
             "a second *** START OF line follows the first *** END OF, as in two books joined",
+        ),
+        *(
+            (
+                book + GENERATIONS["1993"][1] + GENERATIONS["1993"][0] + "Once more\n" * 20 + GENERATIONS["1993"][1],
+                "a small print follows a sign-off, and a book follows that, as in two books joined",
+            )
+            for book in (BOOK, GENERATIONS["1993"][0] + BOOK)
         ),
         (
             "*** START OF THE PROJECT GUTENBERG EBOOK\n\n" + BOOK,

@@ -1,6 +1,7 @@
 """From data.source to one file: patterns, decoding, joining, what is fetched and kept, and every error at once."""
 
 import hashlib
+import os
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from charlm.errors import CharlmError, RefusedError
 from charlm.text import collection
 from charlm.text.collection import expand, read_source, require_all, write
+from charlm.text.encoding import decide
 from charlm.text.http import Client
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -29,13 +31,14 @@ pytestmark = pytest.mark.usefixtures("plainly")
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `texts` by their path, 404 for any other, and lists the paths that were requested."""
+    """Serves `texts` by their path, as `types` says, 404 for any other, and lists the paths that were requested."""
 
     daemon_threads = False
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.texts: dict[str, str] = {}
+        self.texts: dict[str, str | bytes] = {}
+        self.types: dict[str, str] = {}
         self.asked: list[str] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -48,8 +51,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.path not in self.server.texts:
             self.send_error(404)
             return
-        body = self.server.texts[self.path].encode()
+        text = self.server.texts[self.path]
+        body = text if isinstance(text, bytes) else text.encode()
         self.send_response(200)
+        if self.path in self.server.types:
+            self.send_header("Content-Type", self.server.types[self.path])
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -70,10 +76,12 @@ class Collect:
     def __init__(self, folder: Path, server: Server) -> None:
         self.to, self.kept = folder / "book.txt", folder / "texts"
         self.server = server
+        self.encodings: list[str] = []
 
-    def __call__(self, *sources: str, sha256: str | None = None, mirror: str | None = None, sites: Any = None) -> str:
+    def __call__(self, *sources: str, sites: Any = None, **settings: Any) -> str:
         client, sites = Client(sleep=lambda _: None), [self.server.url] if sites is None else sites
-        write(self.to, sources, kept=self.kept, sha256=sha256, mirror=mirror, sites=sites, client=client)
+        found = write(self.to, sources, kept=self.kept, sites=sites, client=client, **settings)
+        self.encodings = [str(encoding) for encoding in found]
         return self.to.read_bytes().decode()
 
     def refused(self, *sources: str, **settings: Any) -> list[str]:
@@ -178,7 +186,8 @@ def test_files_that_an_experiment_did_not_get_are_reported(
 
 def read(path: Path, served: bytes, *, size: int = 2**16, **settings: Any) -> str:
     path.write_bytes(served)
-    return "".join(read_source(path, size=size, **({"from_gutenberg": False} | settings)))
+    codec = decide(path, size=size).codec
+    return "".join(read_source(path, codec, size=size, **({"from_gutenberg": False} | settings)))
 
 
 @pytest.mark.parametrize(
@@ -186,10 +195,12 @@ def read(path: Path, served: bytes, *, size: int = 2**16, **settings: Any) -> st
     [
         ("naïve”\n".encode(), "naïve”\n"),
         ("naïve”\n".encode("utf-8-sig"), "naïve”\n"),
-        ("naïve”\n".encode("cp1252"), "naïve”\n"),
+        ("naïve”\n".encode("utf-16"), "naïve”\n"),
         (b"a\r\nb\rc\nd\r\r\ne", "a\nb\nc\nd\n\ne\n"),
         ("a\x0bb\x0cc\x1cd\x85e\u2028f".encode(), "a\x0bb\x0cc\x1cd\x85e\u2028f\n"),
         (b"\n\n one  \n \n\r\n\r", "\n\n one  \n \n"),
+        (b"\x1aone\n\x1a\ntwo\r\n\x1a", "\x1aone\n\x1a\ntwo\n"),
+        (b"one\n\n\x1a\x1a\r\n", "one\n"),
         (
             b"\n\nProduced by Ann\n\nEnd of Project Gutenberg's reign\n  ",
             "\n\nProduced by Ann\n\nEnd of Project Gutenberg's reign\n  \n",
@@ -205,20 +216,15 @@ def test_a_file_that_is_not_gutenbergs_keeps_all_but_its_encoding_and_line_ends(
     assert read(tmp_path / "a.txt", served, size=size) == text
 
 
-CHARACTERS = st.sampled_from("aé”🐈\ufeff \r\n") | st.characters(exclude_categories=["Cs"], exclude_characters="\0")
-SERVED = st.builds(str.encode, st.text(CHARACTERS), st.sampled_from(["utf-8", "utf-8-sig"]))
-SERVED |= st.text(st.sampled_from("aé” \r\n")).map(lambda text: text.encode("cp1252"))
+CHARACTERS = st.sampled_from("aé”🐈\x1a \r\n") | st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff")
+ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 
 
-@given(SERVED, st.integers(1, 9), st.booleans())
+@given(st.text(CHARACTERS), ENCODINGS, st.integers(1, 9), st.booleans())
 def test_the_text_is_the_same_wherever_blocks_end_and_whether_streamed_or_not(
-    tmp_path_factory: pytest.TempPathFactory, served: bytes, size: int, streamed: object
+    tmp_path_factory: pytest.TempPathFactory, text: str, encoding: str, size: int, streamed: object
 ) -> None:
-    try:
-        expected = served.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        expected = served.decode("cp1252")
-    expected = re.sub("\r\n|\r", "\n", expected).rstrip("\n") + "\n"
+    served, expected = text.encode(encoding), re.sub("\r\n|\r", "\n", text).rstrip("\n\x1a") + "\n"
     path = tmp_path_factory.mktemp("text") / "a.txt"
     with pytest.MonkeyPatch.context() as patch:
         if streamed:
@@ -233,9 +239,9 @@ def test_the_text_is_the_same_wherever_blocks_end_and_whether_streamed_or_not(
 @pytest.mark.parametrize(
     ("served", "found"),
     [
-        (b"PK\x03\x04\x00", "byte 4 is NUL, as in an archive, a picture or UTF-16"),
-        ("text".encode("utf-16"), "byte 3 is NUL, as in an archive, a picture or UTF-16"),
-        (b"caf\x8d", "byte 3 (0x8d) is neither UTF-8 nor Windows-1252"),
+        (b"PK\x03\x04\x00", "byte 4 is NUL, as in an archive, a picture or UTF-16 without a mark"),
+        ("text".encode("utf-16-le"), "byte 1 is NUL, as in an archive, a picture or UTF-16 without a mark"),
+        (b"\x1a", "it is empty"),
     ],
 )
 @pytest.mark.parametrize("size", [1, 4, 2**16])
@@ -268,14 +274,14 @@ def test_a_file_too_large_for_a_book_is_written_block_by_block_with_all_that_is_
     (tmp_path / "own.txt").write_bytes(served)
     assert "START OF" not in collect("own.txt")
     monkeypatch.setattr(collection, "MAX_GUTENBERG_SIZE", len(served) - 1)
-    assert max(map(len, read_source(tmp_path / "own.txt", from_gutenberg=False))) <= 2**16
+    assert max(map(len, read_source(tmp_path / "own.txt", "utf-8", from_gutenberg=False))) <= 2**16
     assert collect("own.txt", sha256=digest(served.decode())) == served.decode()
 
 
 # One or several
 
 
-TEXTS = st.text(CHARACTERS).filter(str.strip)
+TEXTS = st.text(CHARACTERS).filter(lambda text: text.strip(" \r\n\x1a").strip())
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4))
@@ -286,7 +292,7 @@ def test_texts_are_in_the_order_given_with_a_blank_line_between(
     paths = [folder / f"{number}.txt" for number in range(len(texts))]
     for path, text in zip(paths, texts, strict=True):
         path.write_bytes(text.encode("utf-8-sig"))
-    ends = [re.sub("\r\n|\r", "\n", text).rstrip("\n") + "\n" for text in texts]
+    ends = [re.sub("\r\n|\r", "\n", text).rstrip("\n\x1a") + "\n" for text in texts]
     expected = "\n".join(ends)
     write(folder / "book.txt", list(map(str, paths)), kept=folder / "texts", sha256=digest(expected))
     assert (folder / "book.txt").read_bytes() == expected.encode()
@@ -328,6 +334,28 @@ def test_another_text_than_the_pinned_one_is_refused_with_both_digests(
 def test_the_tale_that_the_ways_out_name_is_there(collect: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
     assert 25_000 <= len(collect("tests/tale.txt")) <= 40_000
+
+
+def test_a_file_name_that_is_not_utf_8_is_a_path_like_any_other(collect: Collect, tmp_path: Path) -> None:
+    """It used to be a traceback: the name was encoded as UTF-8, for a copy that no file has."""
+    (tmp_path / "books").mkdir()
+    for name in (b"caf\xe9.txt", b"a.txt"):
+        Path(os.fsdecode(os.fsencode(tmp_path / "books") + b"/" + name)).write_text("Oz\n")
+    assert collect(*expand(["books/*.txt"])) == "Oz\n\nOz\n"
+    Path(os.fsdecode(os.fsencode(tmp_path / "books") + b"/caf\xe9.txt")).write_text("")
+    assert collect.refused(*expand(["books/*.txt"]))[1].endswith(".txt: it is empty")
+
+
+def test_the_encoding_is_the_servers_also_when_the_copy_is_read_again(collect: Collect, server: Server) -> None:
+    """The charset of Content-Type used to be ignored: a text in KOI8-R became Windows-1252."""
+    server.texts |= {"/a": "Пётр".encode("koi8-r"), "/b": "Zoë\n".encode("utf-16-be"), "/c": "Zoë".encode()}
+    server.types |= {"/a": 'text/plain; charset="KOI8-R"', "/b": "text/plain; charset=utf-16be", "/c": "text/plain"}
+    urls = [f"{server.url}{path}" for path in server.texts]
+    for _ in range(2):
+        assert collect(*urls) == "Пётр\n\nZoë\n\nZoë\n"
+        assert collect.encodings == ["koi8-r", "utf-16-be", "utf-8"]
+    assert server.asked == ["/a", "/b", "/c"]
+    assert collect(urls[0], encoding="cp866") == "Пётр".encode("koi8-r").decode("cp866") + "\n"
 
 
 # Where a text comes from

@@ -1,5 +1,6 @@
 """Downloads from a real HTTP server on this machine, one misbehaviour at a time."""
 
+import base64
 import gzip
 import socket
 import threading
@@ -17,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.errors import RefusedError
-from charlm.text.http import BusyError, Client, Limits, pause, redirect, retry_after
+from charlm.errors import CharlmError, RefusedError
+from charlm.text.http import BusyError, Client, Limits, authorizations, charset_of, pause, redirect, retry_after
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -45,6 +46,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.replies: dict[str, list[Reply]] = {}
         self.requests: list[tuple[str, str, str]] = []
+        self.authorizations: list[str | None] = []
         self.released = threading.Event()
 
     def url(self, path: str) -> str:
@@ -60,6 +62,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests.append((self.command, self.path, self.headers["User-Agent"]))
+        self.server.authorizations.append(self.headers["Authorization"])
         replies = self.server.replies[self.path]
         reply = replies.pop(0) if len(replies) > 1 else replies[0]
         with suppress(ConnectionError):
@@ -411,11 +414,96 @@ def test_a_pause_is_never_shorter_than_two_seconds_or_what_was_asked(attempt: in
     assert pause(attempt, BusyError("busy", asked), Limits(attempts=5)) >= max(2.0, asked)
 
 
-@pytest.mark.parametrize(("name", "value"), [("ALL_PROXY", "socks5://127.0.0.1:9"), ("SSL_CERT_FILE", "/nowhere.pem")])
-def test_settings_that_no_client_accepts_are_a_refusal(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ALL_PROXY", "socks5://ann:s3cret@127.0.0.1:9", "ALL_PROXY cannot be used: ImportError: "),
+        ("https_proxy", "gopher://ann:s3cret@127.0.0.1:9", "https_proxy cannot be used: ValueError: "),
+        ("SSL_CERT_FILE", "/nowhere.pem", "SSL_CERT_FILE cannot be used: FileNotFoundError: "),
+        ("NO_PROXY", "localhost,[::1]", "NO_PROXY cannot be used: InvalidURL: Invalid port: "),
+    ],
+)
+def test_settings_that_no_client_accepts_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, message: str
 ) -> None:
-    """They used to be a traceback: the client was created outside the block that turns its faults into messages."""
+    """They used to be a traceback, then the message of a library that names no variable: "Invalid port"."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv(name, value)
-    with pytest.raises(RefusedError, match="no usable answer: "):
+    with pytest.raises(RefusedError) as refused:
         Client().download("https://127.0.0.1:9/book", tmp_path / "book")
+    assert refused.value.message.startswith(message)
+    assert "s3cret" not in refused.value.message
+
+
+# Credentials
+
+
+BASIC = f"Basic {base64.b64encode(b'ann:s3cret').decode()}"
+
+
+@pytest.fixture
+def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A .netrc with a password for this machine."""
+    file = tmp_path / "home/.netrc"
+    file.parent.mkdir()
+    file.write_text("machine 127.0.0.1 login ann password s3cret\n")
+    monkeypatch.setenv("HOME", str(file.parent))
+    return file
+
+
+def test_a_password_comes_from_netrc_and_a_header_from_its_variable(
+    server: Server, serving: Callable[..., Any], tmp_path: Path, netrc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only place for it used to be the address, which is recorded."""
+    url, host = server.put("/book", Reply()), server.url("").removeprefix("http://")
+    with Server() as other, serving(other):
+        other.put("/book", Reply())
+        away = server.put("/away", Reply(302, b"", {"Location": other.url("/book")}))
+        for header in ({}, {host: "Bearer abc"}):
+            client = Client(sleep=lambda _: None, authorization=header)
+            for address in (url, away, other.url("/book")):
+                client.download(address, tmp_path / "book")
+        assert server.authorizations == [BASIC] * 2 + ["Bearer abc"] * 2
+        assert other.authorizations == [None, BASIC] * 2  # a redirect takes no credentials to another place
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    Client().download(url, tmp_path / "book")
+    assert server.authorizations[-1] is None
+
+
+def test_a_mirror_may_have_its_password_in_its_variable_which_no_message_shows(
+    server: Server, fetched: Fetched, netrc: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fetched.folder = netrc.parent / "books"
+    fetched.folder.mkdir()
+    url = server.put("/book", Reply(503), Reply(403)).replace("//", "//bob:s3cret@")
+    message = fetched.refused(url)
+    assert server.authorizations[0] == f"Basic {base64.b64encode(b'bob:s3cret').decode()}"
+    assert "s3cret" not in message + "".join(capfd.readouterr())
+    with pytest.raises(RefusedError, match=r"^redirects from https down to http://b\.org/x, where"):
+        redirect("https://a.org/x", "http://bob:s3cret@b.org/x")
+
+
+def test_what_is_wrong_with_credentials_is_reported_without_them(fetched: Fetched, netrc: Path) -> None:
+    fetched.folder = netrc.parent / "books"
+    fetched.folder.mkdir()
+    netrc.write_text("machine 127.0.0.1\ns3cret\n")
+    assert fetched.refused("http://127.0.0.1:9/book") == f"{netrc} is not what a .netrc file contains"
+    assert authorizations(" Example.org Bearer abc\n\nb.org:80 Basic x==\n") == {
+        "example.org": "Bearer abc",
+        "b.org:80": "Basic x==",
+    }
+    assert authorizations("") == {}
+    for text in ("s3cret", "https://example.org Bearer s3cret"):
+        with pytest.raises(CharlmError) as refused:
+            authorizations(text)
+        assert refused.value.message.startswith("CHARLM_AUTHORIZATION has a line that is not a host and a header.\n")
+        assert "s3cret" not in refused.value.message
+
+
+def test_what_the_server_says_of_the_encoding_is_kept_with_the_text(server: Server, fetched: Fetched) -> None:
+    book = fetched.folder / "book"
+    for reply, charset in ((Reply(headers={"Content-Type": "text/plain; charset=KOI8-R"}), "koi8-r"), (Reply(), None)):
+        assert charset_of(book) is None
+        fetched(server.put("/book", reply))
+        assert charset_of(book) == charset
+        book.with_suffix(".charset").unlink()

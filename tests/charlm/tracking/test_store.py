@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, without_password
 from charlm.provenance.code import Origin
 from charlm.tracking.live import live_run
 from charlm.tracking.record import record
-from charlm.tracking.store import Store, reason, store_error, without_password
+from charlm.tracking.store import Store, reason, store_error
 from charlm.training.history import Point
 from tests.trainings import refusal
 
