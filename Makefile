@@ -31,6 +31,7 @@ test: $(READY)  ## run every test, without the internet
 
 bench: .venv/bench/.ready  ## measure charlm beside the notebook and write docs/benchmarks.md
 	PYTHONPATH=$(CURDIR)/.venv/bench python -m benchmarks
+	python -m benchmarks --gpt
 	python -m benchmarks --growth 1,10,100,1000
 
 screenshots: $(READY)  ## write the pictures of the UI in docs/images; needs Chromium

@@ -1,7 +1,7 @@
 """Measure charlm beside the notebook that it grew from, and write docs/benchmarks.md.
 
-One run measures the table, another with --growth how the stages grow with the text. Each writes what it measured to
-benchmarks.json or growth.json, and the page from both.
+One run measures the table, one with --gpt how fast a GPT learns, one with --growth how the stages grow with the text.
+Each writes what it measured to benchmarks.json, gpt.json or growth.json, and the page from all of them.
 """
 
 import json
@@ -51,6 +51,7 @@ def _megabytes(_context: click.Context, _option: click.Parameter, value: str | N
     callback=_megabytes,
     help="Measure the stages on texts of these megabytes instead of the table: 1,10,100,1000.",
 )
+@click.option("--gpt", is_flag=True, help="Measure a GPT's loss by time beside nanoGPT's recipe instead of the table.")
 @click.option("--page", "page_only", is_flag=True, help="Measure nothing: write the page from what is saved.")
 @click.option("--quick", is_flag=True, help="Run every step, but so little of each that the times mean nothing.")
 @click.option(
@@ -58,9 +59,12 @@ def _megabytes(_context: click.Context, _option: click.Parameter, value: str | N
     type=click.Path(file_okay=False, writable=True, path_type=Path),
     help="The folder to write to.  [default: the project's docs; none with --only or --quick]",
 )
-def main(only: tuple[str, ...], sizes: list[float], *, page_only: bool, quick: bool, out: Path | None) -> None:
-    if sizes and only:
-        raise click.UsageError("--only selects rows of the table, which --growth does not measure. Give one of them.")
+def main(
+    only: tuple[str, ...], sizes: list[float], *, gpt: bool, page_only: bool, quick: bool, out: Path | None
+) -> None:
+    if (sizes or gpt) and only:
+        other = "--growth" if sizes else "--gpt"
+        raise click.UsageError(f"--only selects rows of the table, which {other} does not measure. Give one of them.")
     for name in [name for name in os.environ if name.startswith(("CHARLM_", "MLFLOW_", "DVC_"))]:
         del os.environ[name]
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -71,6 +75,8 @@ def main(only: tuple[str, ...], sizes: list[float], *, page_only: bool, quick: b
         _write_page(root, out)
     elif sizes:
         _measure_growth(root, sizes, scale.growth_repeats, out)
+    elif gpt:
+        _measure_gpt(root, scale.gpt_iterations, out)
     else:
         _measure_table(root, scale, set(only), out)
 
@@ -118,6 +124,17 @@ def _measure_growth(root: Path, sizes: list[float], repeats: int, out: Path | No
         _write_page(root, out)
 
 
+def _measure_gpt(root: Path, iterations: int, out: Path | None) -> None:
+    """Measure the learning curves of charlm's GPT and of a baseline that makes `iterations`."""
+    from benchmarks import gpt
+
+    settings, runs = _settings(root) | gpt.SETTINGS, gpt.start(root, iterations)
+    for run in _shown([(run.curve.name, run) for _ in range(gpt.TURNS) for run in runs]):
+        run.advance()
+    _save(out, "gpt.json", {"settings": settings, "curves": [asdict(run.curve) for run in runs]})
+    _write_page(root, out)
+
+
 def _shown(named: Sequence[tuple[str, T]]) -> Iterator[T]:
     """Each of `named`, with its name on a progress bar."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -160,10 +177,12 @@ def _write_page(root: Path, out: Path | None) -> None:
     saved = {path.name: path.read_bytes() for path in out.glob("*.json")}
     table = TypeAdapter(page.Table).validate_json(saved.get("benchmarks.json", b"{}"))
     curve = TypeAdapter(page.Curve).validate_json(saved.get("growth.json", b"{}"))
+    learning = TypeAdapter(page.Learning).validate_json(saved.get("gpt.json", b"{}"))
     notes = (root / "benchmarks/notes.md").read_text(encoding="utf-8")
-    write_text(out / "benchmarks.md", page.markdown(table, curve, notes))
+    write_text(out / "benchmarks.md", page.markdown(table, learning, curve, notes))
     pictures = {
         "benchmarks": plots.speedups(table.rows) if table.rows else None,
+        "gpt": plots.learning(learning.curves) if learning.curves else None,
         "growth": plots.growth(curve.points) if curve.points else None,
     }
     for name, figure in pictures.items():

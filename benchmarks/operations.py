@@ -19,6 +19,7 @@ from benchmarks.scale import Scale
 from charlm.config import PARAMS_FILE, Params, flatten, load_params
 from charlm.errors import CharlmError
 from charlm.models.bigram import BigramLanguageModel
+from charlm.models.gpt import GPT, Cache
 from charlm.models.table import BigramTable
 from charlm.random import generator
 from charlm.text.corpus import Split
@@ -70,6 +71,7 @@ def comparisons(root: Path, scale: Scale) -> list[Comparison]:
         _generate(book, 1, short, Aim(1 / 2)),
         _generate(book, 1, long, Aim(1 / 20)),
         _generate(book, scale.sequences, short, Aim(1 / 200)),
+        _cache(root, book, short),
         _loss(book),
         _tracked(book, tracking, tracked, lambda _: partial(_charlm, book, _params(book, tracked), None)),
     ]
@@ -243,6 +245,35 @@ def _generate(book: Book, sequences: int, length: int, aim: Aim) -> Comparison:
         }
 
     return Comparison((Row(key, title, "character", CHARLM, NOTEBOOK, aim),), timers)
+
+
+class _WithoutCache(GPT):
+    """A GPT that reads its window again for every character."""
+
+    def continued(self, index: torch.Tensor, cache: Cache | None = None) -> tuple[torch.Tensor, Cache]:
+        before = index[:, :0] if cache is None else cache[0]
+        logits, (window, _) = super().continued(torch.cat([before, index], dim=1))
+        return logits, (window, [])
+
+
+def _cache(root: Path, book: Book, length: int) -> Comparison:
+    """The GPT of the recipe, before its training: its speed does not depend on its weights."""
+    cached, plain = "with its cache", "without"
+
+    @contextmanager
+    def timers() -> Timers:
+        params = load_params(root / "recipes/gpt.yaml")
+        sizes, context = params.model.settings.model_dump(), np.zeros((1, 1), dtype=np.int64)
+
+        def timer(kind: type[GPT]) -> Timer:
+            rng = np.random.default_rng(1337)
+            model = kind.initial(book.size, params.train.block_size, rng, **sizes)
+            return lambda: time_call(lambda: model.generate(context, length, 1.0, rng), length)
+
+        yield {cached: timer(GPT), plain: timer(_WithoutCache)}
+
+    title = f"Generate {length:,} characters with a GPT"
+    return Comparison((Row("generate-gpt", title, "character", cached, plain, Aim(0.5)),), timers)
 
 
 def _loss(book: Book) -> Comparison:

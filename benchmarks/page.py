@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from benchmarks.comparison import Result, Spread
+from benchmarks.gpt import LearningCurve
 from benchmarks.growth import Growth
 
 if TYPE_CHECKING:
@@ -21,6 +22,14 @@ class Table:
 
     settings: dict[str, str] = field(default_factory=dict)
     rows: list[Result] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """The learning curves of charlm's GPT and of its baseline, in this order, and what they were measured with."""
+
+    settings: dict[str, str] = field(default_factory=dict)
+    curves: list[LearningCurve] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -44,14 +53,16 @@ def terminal(results: Sequence[Result]) -> "rich.table.Table":
     return table
 
 
-def markdown(table: Table, curve: Curve, notes: str) -> str:
-    """docs/benchmarks.md: the table, the growth, and the hand-written `notes`."""
+def markdown(table: Table, learning: Learning, curve: Curve, notes: str) -> str:
+    """docs/benchmarks.md: the table, the learning curves, the growth, and the hand-written `notes`."""
     sections = [
         "# Benchmarks",
         "`python -m benchmarks` writes this page; the text after the tables comes from benchmarks/notes.md. A time is "
         "a median, with the quartiles in brackets. The two sides of a row take turns. Below 1 ×, charlm takes less "
         "time.",
         *(_table(table) if table.rows else ["Not measured yet: run `python -m benchmarks`."]),
+        "## A GPT beside nanoGPT's recipe",
+        *(_learning(learning) if learning.curves else ["Not measured yet: run `python -m benchmarks --gpt`."]),
         "## Growth with the text",
         *(_growth(curve) if curve.points else ["Not measured yet: run `python -m benchmarks --growth 1,10,100,1000`."]),
         notes.strip(),
@@ -101,6 +112,32 @@ def _table(table: Table) -> list[str]:
         _markdown_table(("", ""), table.settings.items()),
         _markdown_table(HEADER, ((f"{r.row.title} (per {r.row.per})", *_cells(r, _spread)) for r in table.rows)),
         "![Each row's time as a fraction of its baseline's, beside its aim](images/benchmarks.png)",
+    ]
+
+
+def _learning(learning: Learning) -> list[str]:
+    ours, baseline = learning.curves
+    rows = (
+        (
+            curve.name,
+            f"{curve.parameters:,}",
+            f"{curve.iterations:,}",
+            duration(curve.seconds[-1]),
+            duration(curve.seconds[-1] / curve.iterations),
+            f"{curve.losses[-1]:.4f}",
+        )
+        for curve in learning.curves
+    )
+    reached = ours.seconds_to(baseline.losses[-1])
+    result = (
+        "never" if reached is None else f"after {duration(reached)}, {reached / baseline.seconds[-1]:.2f} × the time"
+    )
+    return [
+        f"{ours.name} has the baseline's last loss {result}. Both train on the book in float32, in turns; the clock "
+        "stops while the whole test split is measured, with at least half a block of context before each character.",
+        _markdown_table(("", ""), learning.settings.items()),
+        _markdown_table(("", "parameters", "iterations", "training", "per iteration", "test loss"), rows),
+        "![Test loss by seconds of training](images/gpt.png)",
     ]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from benchmarks.comparison import Result
+from benchmarks.gpt import LearningCurve
 from benchmarks.growth import Growth
 from benchmarks.page import by_stage
 
@@ -29,6 +30,18 @@ def speedups(results: Sequence[Result]) -> Figure:
 def _label(result: Result) -> str:
     row = result.row
     return f"{row.title}: {row.ours} / {row.baseline}{', not measured' if result.reason else ''}"
+
+
+def learning(curves: Sequence[LearningCurve]) -> Figure:
+    """Test loss by seconds of training."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for curve in curves:
+        axes.plot(curve.seconds[1:], curve.losses[1:], marker=".", label=curve.name)
+    axes.axhline(curves[-1].losses[-1], color="black", linewidth=0.5)
+    axes.set(xlabel="seconds of training", ylabel="test loss (nats per character)")
+    axes.legend()
+    return figure
 
 
 def growth(points: Sequence[Growth]) -> Figure:

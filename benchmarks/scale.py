@@ -22,6 +22,8 @@ class Scale:
     lengths: tuple[int, int] = (500, 10_000)
     sequences: int = 1000
     """Of the shorter length, as one batch."""
+    gpt_iterations: int = 2000
+    """Of nanoGPT's recipe; charlm's GPT makes what fits in the same time."""
 
 
 QUICK = Scale(
@@ -35,5 +37,6 @@ QUICK = Scale(
     tracked_iterations=200,
     lengths=(5, 20),
     sequences=3,
+    gpt_iterations=20,
 )
 """Every step runs, but its times mean nothing."""

@@ -20,10 +20,11 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from benchmarks import growth, notebook, operations, page, peak, pipelines, plots, texts
+from benchmarks import gpt, growth, notebook, operations, page, peak, pipelines, plots, texts
 from benchmarks.__main__ import main
 from benchmarks.comparison import Aim, Comparison, Result, Row, Spread, measure
 from benchmarks.growth import Growth
+from benchmarks.scale import QUICK
 from charlm.errors import CharlmError
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -104,7 +105,9 @@ def test_page_shows_misses_and_reasons() -> None:
 
     [absent] = measure(Comparison((ROW,), timers), 5)
     missed = Result(ROW, Spread.of([3e-3]), Spread.of([4e-3]))
-    shown = page.markdown(page.Table({"machine": "this"}, [absent, missed]), page.Curve(), "## By hand\n")
+    shown = page.markdown(
+        page.Table({"machine": "this"}, [absent, missed]), page.Learning(), page.Curve(), "## By hand\n"
+    )
     assert "| Title (per call) | ours | theirs |  | ≤ 0.5 × | not measured: no such thing \\| here |" in shown
     assert "| ours 3 ms (3 ms – 3 ms) | theirs 4 ms (4 ms – 4 ms) | 0.75 × | ≤ 0.5 × | missed |" in shown
     assert shown.endswith("\n\n## By hand\n")
@@ -132,14 +135,23 @@ def test_prediction_is_on_the_line_through_the_two_largest_sizes() -> None:
         Growth("t", 10, "sample", 1, 1, "failed"),
     ]
     assert page.predictions(points, 1000) == {("t", "train"): (101, 50), ("t", "record"): None, ("t", "sample"): None}
-    assert "| t | train | 50 min | 0 MB |" in page.markdown(page.Table(), page.Curve({}, points), "")
+    assert "| t | train | 50 min | 0 MB |" in page.markdown(page.Table(), page.Learning(), page.Curve({}, points), "")
     seconds, memory = plots.growth(points).axes
     lines = [[list(line.get_ydata()) for line in axes.lines] for axes in (seconds, memory)]
     assert lines == [[[9, 2, 11], [1], [1]], [[9e-6, 5e-5, 5e-5], [1e-6], [1e-6]]]
 
 
 def test_table_is_written_where_the_command_says(bench: Callable[..., Any], tmp_path: Path) -> None:
-    keys = ["elementwise-cpu", "matmul-cpu", "encode-book", "wide-float32", "wide-float64", "generate-3x5", "loss"]
+    keys = [
+        "elementwise-cpu",
+        "matmul-cpu",
+        "encode-book",
+        "wide-float32",
+        "wide-float64",
+        "generate-3x5",
+        "generate-gpt",
+        "loss",
+    ]
     keys += ["tracking", "help"]
     only = [word for key in keys for word in ("--only", key)]
     bench("--quick", "--out", os.path.relpath(tmp_path), *only)
@@ -169,9 +181,30 @@ def test_growth_has_seconds_and_memory_of_every_stage(
     assert not (tmp_path / "hook").exists()
 
 
+def test_learning_curves_of_both_take_turns_on_the_prepared_text(
+    bench: Callable[..., Any], finished_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished_project)
+    bench("--gpt", "--quick", "--out", str(tmp_path))
+    curves = json.loads((tmp_path / "gpt.json").read_text())["curves"]
+    assert [curve["name"] for curve in curves] == [gpt.OURS, gpt.BASELINE]
+    assert curves[1]["iterations"] == QUICK.gpt_iterations
+    for curve in curves:
+        assert len(curve["losses"]) == len(curve["seconds"]) == gpt.TURNS + 1
+        assert curve["seconds"] == sorted(curve["seconds"])
+        assert curve["losses"][-1] < curve["losses"][0]
+    assert "has the baseline's last loss after" in (tmp_path / "benchmarks.md").read_text()
+    assert (tmp_path / "images/gpt.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_learning_curve_knows_when_it_reached_a_loss() -> None:
+    curve = gpt.LearningCurve("a", 1, 3, [0.0, 1.0, 2.5, 4.0], [4.0, 3.0, 2.0, 2.1])
+    assert [curve.seconds_to(loss) for loss in (5.0, 2.5, 2.0, 1.9)] == [0.0, 2.5, 2.5, None]
+
+
 def test_page_in_the_docs_is_what_its_figures_and_notes_give(bench: Callable[..., Any], tmp_path: Path) -> None:
     """If not: `python -m benchmarks --page`."""
-    for name in ("benchmarks.json", "growth.json"):
+    for name in ("benchmarks.json", "gpt.json", "growth.json"):
         shutil.copy(PROJECT / "docs" / name, tmp_path)
     bench("--page", "--out", str(tmp_path))
     assert (tmp_path / "benchmarks.md").read_text() == (PROJECT / "docs/benchmarks.md").read_text()
@@ -185,6 +218,7 @@ def test_page_in_the_docs_is_what_its_figures_and_notes_give(bench: Callable[...
         (["--growth", "1,0"], "1,0: expected megabytes above 0, such as 1,10,100."),
         (["--growth", "nan"], "nan: expected megabytes above 0, such as 1,10,100."),
         (["--growth", "1", "--only", "help"], "--only selects rows of the table, which --growth does not measure."),
+        (["--gpt", "--only", "help"], "--only selects rows of the table, which --gpt does not measure."),
     ],
 )
 def test_what_cannot_be_measured_is_refused(bench: Callable[..., Any], arguments: list[str], message: str) -> None:
