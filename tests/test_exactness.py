@@ -64,7 +64,7 @@ def test_float32_depends_on_the_instructions(project: Path) -> None:
     """The guard above can fail: what it rules out does happen in float32."""
     if HERE == 0:
         pytest.skip("needs a CPU with AVX2, to have two instruction sets to compare")
-    set_train(project, dtype="float32", **LARGE)
+    set_train(project, precision="float32", **LARGE)
     plain = results(project, "plain", ATEN_CPU_CAPABILITY="default")
     wide = results(project, "wide")
     assert plain["train/model.safetensors"] != wide["train/model.safetensors"]

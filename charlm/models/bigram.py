@@ -17,6 +17,8 @@ from charlm.text.corpus import Split
 class BigramLanguageModel(LanguageModel):
     """A table of logits: row the present character, column the next one."""
 
+    has_exact = True
+
     def __init__(self, vocabulary_size: int, block_size: int, rng: np.random.Generator) -> None:
         super().__init__(vocabulary_size, block_size)
         weight = torch.from_numpy(BigramTable.initial(vocabulary_size, block_size, rng).table)  # (V, V)
@@ -24,8 +26,7 @@ class BigramLanguageModel(LanguageModel):
 
     def logits(self, index: Tensor) -> Tensor:
         """Logits (B, T, V) of the character after each of `index` (B, T)."""
-        logits: Tensor = self.token_embedding_table(index)
-        return logits
+        return self.operations.embedding(index, self.token_embedding_table)
 
     @torch.no_grad()
     def loss_and_gradients(self, contexts: Tensor, targets: Tensor, seed: int = 0) -> tuple[Tensor, list[Tensor]]:  # noqa: ARG002 it drops nothing
@@ -40,10 +41,10 @@ class BigramLanguageModel(LanguageModel):
             rows, index = torch.unique(contexts, return_inverse=True)  # (R,), (B, T)
             count = len(rows)
         pairs = torch.bincount((index * size + targets).flatten(), minlength=count * size).view(count, size)  # (R, V)
-        log_probabilities = torch.log_softmax(table[rows], dim=-1)  # (R, V)
+        log_probabilities, probabilities = self.operations.log_softmax(table[rows])  # (R, V)
         gradient = torch.zeros_like(table)
-        gradient[rows] = (pairs.sum(dim=1, keepdim=True) * log_probabilities.exp() - pairs) / contexts.numel()
-        return -(pairs * log_probabilities).sum() / contexts.numel(), [gradient]
+        gradient[rows] = (pairs.sum(dim=1, keepdim=True) * probabilities - pairs) / contexts.numel()
+        return -self.operations.total(pairs * log_probabilities) / contexts.numel(), [gradient]
 
     def table(self) -> BigramTable:
         """The table as a checkpoint keeps it, in float32: a model scores the same here and when it is loaded."""

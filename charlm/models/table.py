@@ -12,7 +12,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.models.predictor import Floats, Index, cumulative, draw, log_softmax, require_shapes, softmax
+from charlm.models.elementary import total
+from charlm.models.predictor import Floats, Index, Precision, cumulative, draw, log_softmax, require_shapes, softmax
 from charlm.text.corpus import Split
 
 WEIGHT = "token_embedding_table.weight"
@@ -27,9 +28,17 @@ class BigramTable:
         self.block_size = block_size
 
     @classmethod
-    def initial(cls, vocabulary_size: int, block_size: int, rng: np.random.Generator, **settings: Any) -> Self:  # noqa: ARG003 a bigram needs neither
-        """A table of draws from N(0, 1)."""
-        return cls(rng.standard_normal((vocabulary_size, vocabulary_size)), block_size)
+    def initial(
+        cls,
+        vocabulary_size: int,
+        block_size: int,
+        rng: np.random.Generator,
+        precision: Precision | None = None,
+        **settings: Any,  # noqa: ARG003 a bigram has none
+    ) -> Self:
+        """A table of draws from N(0, 1); for `exact` in float32, as `LanguageModel.compute_in` has them."""
+        table = rng.standard_normal((vocabulary_size, vocabulary_size))
+        return cls(table.astype(np.float32).astype(np.float64) if precision == "exact" else table, block_size)
 
     def load_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Take the `weights` of a checkpoint; ValueError when they are not those of a table of this size."""
@@ -38,7 +47,7 @@ class BigramTable:
 
     def loss_over(self, split: Split) -> float:
         """Mean cross-entropy over every position of `split` but the first, which depends on its pairs alone."""
-        return -float((split.pairs * log_softmax(self.table)).sum() / (len(split) - 1))
+        return -total(split.pairs * log_softmax(self.table)) / (len(split) - 1)
 
     def loss_by_context(self, split: Split) -> Floats:
         """The same however many characters it has seen: (block_size,)."""
