@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from charlm.models.base import LanguageModel
 from charlm.models.predictor import Floats, Index
-from charlm.models.table import BigramTable
+from charlm.models.table import BigramTable, loss_and_gradient
 from charlm.text.corpus import Split
 
 
@@ -36,15 +36,18 @@ class BigramLanguageModel(LanguageModel):
         rows that occur are computed.
         """
         table, size = self.token_embedding_table.weight, self.vocabulary_size
+        if self.operations.exact:
+            exact_loss, exact_gradient = loss_and_gradient(table.numpy(), contexts.numpy(), targets.numpy())
+            return torch.tensor(exact_loss, dtype=torch.float64), [torch.from_numpy(exact_gradient)]
         rows, index, count = slice(None), contexts, size
         if contexts.numel() < size:
             rows, index = torch.unique(contexts, return_inverse=True)  # (R,), (B, T)
             count = len(rows)
         pairs = torch.bincount((index * size + targets).flatten(), minlength=count * size).view(count, size)  # (R, V)
-        log_probabilities, probabilities = self.operations.log_softmax(table[rows])  # (R, V)
+        log_probabilities = torch.log_softmax(table[rows], dim=-1)  # (R, V)
         gradient = torch.zeros_like(table)
-        gradient[rows] = (pairs.sum(dim=1, keepdim=True) * probabilities - pairs) / contexts.numel()
-        return -self.operations.total(pairs * log_probabilities) / contexts.numel(), [gradient]
+        gradient[rows] = (pairs.sum(dim=1, keepdim=True) * log_probabilities.exp() - pairs) / contexts.numel()
+        return -(pairs * log_probabilities).sum() / contexts.numel(), [gradient]
 
     def table(self) -> BigramTable:
         """The table as a checkpoint keeps it, in float32: a model scores the same here and when it is loaded."""

@@ -65,7 +65,7 @@ def shift(bits: int, largest: float = 1.0) -> float:
     On the grid x is a whole number of steps, at most 2^bits.
     """
     assert 0 < bits <= MANTISSA - 2, bits
-    return largest * 1.5 * 2.0 ** (MANTISSA - 1 - bits)
+    return math.ldexp(1.5 * largest, MANTISSA - 1 - bits)
 
 
 def bits_of(count: int) -> int:
@@ -73,9 +73,14 @@ def bits_of(count: int) -> int:
     return (count - 1).bit_length()
 
 
-def sum_of_fractions(x: Numbers) -> Numbers:
-    """The sums of numbers from 0 to 1 along the last dimension, which stays as 1: exact, once each is on a grid."""
-    grid = shift(min(MANTISSA - 2, MANTISSA - bits_of(x.shape[-1])))
+def sum_on_grid(x: Floats) -> Floats:
+    """The sum (1,) of numbers (N,), rounded to a grid for the largest of them."""
+    return sum_of_fractions(x, math.ldexp(1.0, math.frexp(np.abs(x).max())[1]))
+
+
+def sum_of_fractions(x: Numbers, largest: float = 1.0) -> Numbers:
+    """The sums along the last dimension, which stays as 1, of numbers up to `largest`: exact, once on a grid."""
+    grid = shift(min(MANTISSA - 2, MANTISSA - bits_of(x.shape[-1])), largest)
     x = x + grid
     x -= grid
     sums: Numbers = x.sum(-1)[..., None]

@@ -214,23 +214,14 @@ class _Attention(Function):
         return q_gradient, scores.mT @ snapped(q, bits), v_gradient, None
 
 
-def _softmax_parts(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`logits` (..., V) each the largest less, exp of them, and the sums of that (..., 1)."""
-    shifted = logits - logits.amax(-1, keepdim=True)
-    e = exp(shifted)
-    return shifted, e, sum_of_fractions(e)
-
-
-def _log(x: Tensor) -> Tensor:
-    return torch.from_numpy(log(x.numpy()))
-
-
 class _Losses(Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        shifted, e, sums = _softmax_parts(logits)
+        shifted = logits - logits.amax(-1, keepdim=True)  # (N, V)
+        e = exp(shifted)
+        sums = sum_of_fractions(e)  # (N, 1)
         ctx.save_for_backward(e.div_(sums), targets)
-        return (_log(sums) - shifted.gather(-1, targets[:, None])).squeeze(-1)
+        return torch.from_numpy(log(sums.numpy())).sub_(shifted.gather(-1, targets[:, None])).squeeze(-1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -342,13 +333,6 @@ class Exact(Operations):
         before = x.new_zeros(len(x), layer.hidden_size) if state is None else state[0]
         states = _apply(_Recurrence, inputs, before, layer.weight_hh_l0, layer.bias_hh_l0)
         return states, states[:, -1][None]
-
-    def log_softmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        shifted, e, sums = _softmax_parts(logits)
-        return shifted.sub_(_log(sums)), e.div_(sums)
-
-    def total(self, x: Tensor) -> Tensor:
-        return total(x.flatten()).squeeze(-1)
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         return _apply(_Losses, logits, targets)

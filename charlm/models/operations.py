@@ -73,15 +73,6 @@ class Operations:
         """The mean of `losses`."""
         return F.cross_entropy(logits, targets)
 
-    def log_softmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Logarithms of the probabilities of `logits` (..., V), and the probabilities; not differentiable."""
-        logarithms = torch.log_softmax(logits, dim=-1)
-        return logarithms, logarithms.exp()
-
-    def total(self, x: Tensor) -> Tensor:
-        """The sum of all numbers; not differentiable."""
-        return x.sum()
-
     def probabilities(self, logits: Tensor, temperature: float) -> NDArray[np.float64]:
         """Probabilities (B, V) of `logits` (B, V)."""
         return softmax(logits.double().cpu().numpy(), temperature)

@@ -12,12 +12,38 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.models.elementary import total
+from charlm.models.elementary import exp, log, sum_of_fractions, sum_on_grid, total
 from charlm.models.predictor import Floats, Index, Precision, cumulative, draw, log_softmax, require_shapes, softmax
 from charlm.text.corpus import Split
 
 WEIGHT = "token_embedding_table.weight"
 """The name of the table among the weights, as in the notebook."""
+
+
+def loss_and_gradient(table: Floats, contexts: Index, targets: Index) -> tuple[float, Floats]:
+    """The mean loss of pairs of characters, and its gradient by the `table` (V, V): exact, whatever their order.
+
+    The gradient of a row is (how often it occurs × its softmax - its counts) / how many pairs there are: whole numbers,
+    and one rounding for each operation.
+    """
+    size, count, contexts, targets = len(table), contexts.size, contexts.ravel(), targets.ravel()
+    occurrences = np.bincount(contexts, minlength=size)
+    rows = np.flatnonzero(occurrences)  # (R,)
+    shifted = table[rows]  # (R, V)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    e = exp(shifted)
+    sums = sum_of_fractions(e)  # (R, 1)
+    e /= sums
+    row = np.empty(size, dtype=np.int64)
+    row[rows] = np.arange(len(rows))
+    row = row[contexts]  # (N,)
+    e *= occurrences[rows, None]
+    e -= np.bincount(row * size + targets, minlength=e.size).reshape(e.shape)
+    e /= count
+    gradient = np.zeros_like(table)
+    gradient[rows] = e
+    losses = log(sums)[row, 0] - shifted[row, targets]
+    return float(sum_on_grid(losses)[0]) / count, gradient
 
 
 class BigramTable:

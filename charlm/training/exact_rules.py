@@ -65,21 +65,22 @@ def adamw(
     epsilon: float,
     weight_decay: float,
 ) -> None:
-    """One step of AdamW, in place. NumPy's square root is correctly rounded, PyTorch's is not."""
-    scratch = gradient * (1 - beta1)
-    mean *= beta1
-    mean += scratch
-    np.multiply(gradient, gradient, out=scratch)
-    scratch *= 1 - beta2
-    square *= beta2
-    square += scratch
-    np.multiply(square, 1 / (1 - power(beta2, step)), out=scratch)
-    np.sqrt(scratch, out=scratch)
-    scratch += epsilon
-    np.divide(mean, scratch, out=scratch)
-    scratch *= rate / (1 - power(beta1, step))
-    weight *= 1 - rate * weight_decay
-    weight -= scratch
+    """One step of AdamW, in place; NumPy's square root is correctly rounded, PyTorch's is not."""
+    with np.errstate(all="ignore"):  # the loss of weights that are no numbers ends the training run
+        scratch = gradient * (1 - beta1)
+        mean *= beta1
+        mean += scratch
+        np.multiply(gradient, gradient, out=scratch)
+        scratch *= 1 - beta2
+        square *= beta2
+        square += scratch
+        np.multiply(square, 1 / (1 - power(beta2, step)), out=scratch)
+        np.sqrt(scratch, out=scratch)
+        scratch += epsilon
+        np.divide(mean, scratch, out=scratch)
+        scratch *= rate / (1 - power(beta1, step))
+        weight *= 1 - rate * weight_decay
+        weight -= scratch
 
 
 def muon(matrix: Tensor, gradient: Tensor, momentum: Tensor, *, rate: float, decay: float, weight_decay: float) -> None:
@@ -96,12 +97,12 @@ def orthogonal(x: Tensor) -> Tensor:
     """The nearest matrix to `x` whose singular values are about 1: five Newton-Schulz steps."""
     if x.shape[0] > x.shape[1]:
         return orthogonal(x.T).T
-    bits, inner = operand_bits(x.shape[1]), operand_bits(x.shape[0])
+    bits = operand_bits(x.shape[1])
     x = x / max(norm([x]), EPS)
     for _ in range(DEFAULT_NS_STEPS):
         operand = snapped(x, bits)
         gram = operand @ operand.T  # (R, R)
-        operand = snapped(gram, inner)
-        polynomial = (operand @ operand.T).mul_(DEFAULT_C).add_(gram.mul_(DEFAULT_B))
-        x = (snapped(polynomial, inner) @ snapped(x, inner)).add_(x.mul_(DEFAULT_A))
+        square = snapped(gram, bits)
+        polynomial = (square @ square.T).mul_(DEFAULT_C).add_(gram.mul_(DEFAULT_B))
+        x = (snapped(polynomial, bits) @ operand).add_(x.mul_(DEFAULT_A))
     return x

@@ -27,7 +27,7 @@ def test_diverged_training_run_fails_with_the_message_and_leaves_no_file(project
     done = run(project, *TRAIN, code=1)
     assert done.stderr.endswith(
         "Error: The loss at step 2 is nan; nothing was saved.\n"
-        "Most likely train.learning_rate=1e+308 is too high for float64: try a tenth of it.\n"
+        "Most likely train.learning_rate=1e+308 is too high for exact: try a tenth of it.\n"
     )
     assert only_run(project).info.status == "FAILED"
     assert only_run(project).data.tags["mlflow.note.content"] in done.stderr
