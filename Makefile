@@ -12,7 +12,7 @@ ifneq ($(wildcard $(MIRROR)),)
 export CHARLM_GUTENBERG_MIRROR ?= $(MIRROR)
 endif
 
-.PHONY: help repro verify test bench screenshots check format ladder deps lock clean
+.PHONY: help repro verify test exactness bench screenshots check format ladder deps lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -28,6 +28,9 @@ verify: $(READY)  ## reproduce the committed result and compare every byte with 
 test: $(READY)  ## run every test, without the internet
 	@# A part of their time the tests wait, for servers and for processes: half as many again as there are cores.
 	python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)) --dist loadgroup
+
+exactness: $(READY)  ## train every model on every kind of machine that this one can be, and compare all bits
+	python -m tests.every_process --grid docs/exactness.md
 
 bench: .venv/bench/.ready  ## measure charlm beside the notebook and write docs/benchmarks.md
 	PYTHONPATH=$(CURDIR)/.venv/bench python -m benchmarks

@@ -90,11 +90,11 @@ def start(root: Path, iterations: int) -> list[Run]:
 def _ours(root: Path, splits: tuple[Split, Split], iterations: int) -> Run:
     """recipes/gpt.yaml in float32, with another number of iterations."""
     params = load_params(root / "recipes/gpt.yaml")
-    changes = {"max_iters": iterations, "eval_interval": iterations // TURNS, "dtype": "float32"}
+    changes = {"max_iters": iterations, "eval_interval": iterations // TURNS, "precision": "float32"}
     settings = params.train.model_copy(update=changes)
     weights, batches = (generator(settings.seed, purpose) for purpose in ("weights", "batches"))
     sections = params.model.settings.model_dump()
-    model = _Unmeasured.initial(splits[0].vocabulary_size, settings.block_size, weights, **sections)
+    model = _Unmeasured.initial(splits[0].vocabulary_size, settings.block_size, weights, "float32", **sections)
     points = train(model, splits, settings, batches)
     next(points)  # before the first step
     return Run(OURS, model, points, iterations, splits[1])

@@ -26,7 +26,6 @@ from charlm.text.corpus import Split
 from charlm.text.vocabulary import Vocabulary
 from charlm.tracking.live import live_run
 from charlm.tracking.store import Store
-from charlm.training.device import DTYPES
 from charlm.training.loop import train
 
 Timers = Iterator[Mapping[str, Timer]]
@@ -133,7 +132,7 @@ def _params(book: Book, iterations: int, **changes: Any) -> Params:
         "eval_interval": notebook.LOG_INTERVAL,
         "max_iters": iterations,
         "device": "cpu",
-        "dtype": "float64",
+        "precision": "exact",
     }
     return book.params.model_copy(update={"train": book.params.train.model_copy(update=settings | changes)})
 
@@ -141,7 +140,7 @@ def _params(book: Book, iterations: int, **changes: Any) -> Params:
 def _charlm(book: Book, params: Params, store: Path | None) -> float:
     """Seconds an iteration of charlm's loop with exact losses, until its MLflow run in `store` is closed."""
     settings, rng = params.train, partial(generator, params.train.seed)
-    model = BigramLanguageModel.initial(book.size, settings.block_size, rng("weights")).to(DTYPES[settings.dtype])
+    model = BigramLanguageModel.initial(book.size, settings.block_size, rng("weights"), settings.precision)
     points = train(model, book.splits(), settings, rng("batches"))
 
     with one_thread(), ExitStack() as stack:
@@ -216,8 +215,10 @@ def _wide_iteration(book: Book, iterations: int) -> Comparison:
     @contextmanager
     def timers() -> Timers:
         params = {
-            dtype: _params(book, iterations, batch_size=64, block_size=64, eval_interval=iterations, dtype=dtype)
-            for dtype in DTYPES
+            precision: _params(
+                book, iterations, batch_size=64, block_size=64, eval_interval=iterations, precision=precision
+            )
+            for precision in ("float32", "float64", "exact")
         }
         yield {
             float32: partial(_charlm, book, params["float32"], None),

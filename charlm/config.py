@@ -189,7 +189,7 @@ class TrainParams(Section):
     eval_interval: Count
     eval_iters: Count
     device: Literal["auto", "cpu", "cuda", "mps"]
-    dtype: Literal["float64", "float32"]
+    precision: Literal["exact", "float64", "float32"]
 
 
 class SampleParams(Section):

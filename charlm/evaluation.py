@@ -6,6 +6,7 @@ and Martin, "Speech and Language Processing", chapter 3.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 
 from charlm.models.predictor import Predictor
 from charlm.text.corpus import Split
@@ -23,7 +24,7 @@ def figures(loss: float) -> dict[str, float]:
     return {
         "loss": round(loss, DIGITS),
         "bits_per_char": round(loss / math.log(2), DIGITS),
-        "perplexity": round(math.exp(loss), DIGITS),
+        "perplexity": round(float(Decimal(loss).exp()), DIGITS),
     }
 
 

@@ -69,17 +69,20 @@ def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping
     from charlm.text.corpus import load_splits
     from charlm.text.vocabulary import Vocabulary
     from charlm.training import processes
-    from charlm.training.device import DTYPES, resolve_device
+    from charlm.training.device import resolve_device
     from charlm.training.loop import train
     from charlm.training.resume import Unfinished
 
     vocabulary = Vocabulary.load(prepare / "vocabulary.json")
     splits = load_splits(prepare, len(vocabulary))
     settings, name, seed = params.model.settings.model_dump(), params.model.name, params.train.seed
-    device = resolve_device(params.train.device, params.train.dtype)
+    device = resolve_device(params.train.device, params.train.precision)
     weights = generator(seed, "weights")
-    model = trainable_class(name).initial(len(vocabulary), params.train.block_size, weights, **settings)
-    model = model.to(device, DTYPES[params.train.dtype])
+    model = (
+        trainable_class(name)
+        .initial(len(vocabulary), params.train.block_size, weights, params.train.precision, **settings)
+        .to(device)
+    )
     decisive = _decisive(params, prepare, device.type, code)
     unfinished = Unfinished(project_root(), decisive)
     state, start = _resume(unfinished, run)

@@ -1,39 +1,140 @@
-"""What each process of a distributed training run comes to, for the test that compares them; torchrun starts it."""
+"""Every bit that a training run comes to, of several models, for the tests that compare processes and machines.
 
+torchrun starts it for several processes; `make exactness` runs it on every kind of machine that this one can be.
+"""
+
+import hashlib
 import json
+import os
+import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
+from charlm.models import trainable_class
+from charlm.models.base import LanguageModel
 from charlm.models.bigram import BigramLanguageModel
 from charlm.random import generator
 from charlm.training import launcher, processes
-from charlm.training.device import DTYPES
 from charlm.training.loop import train
 from tests.models_for_tests import TEST, TRAIN, Mean, V, settings
 
-RULES = {"grad_clip": 0.5, "warmup_iters": 10, "schedule": "cosine", "weight_decay": 0.1}
+RULES: dict[str, Any] = {"grad_clip": 0.5, "warmup_iters": 10, "schedule": "cosine", "weight_decay": 0.1}
+FOUR: dict[str, Any] = {"gradient_accumulation_steps": 4, "batch_size": 5} | RULES
 CASES = [
-    (model, {"gradient_accumulation_steps": 4, "batch_size": 5, "dtype": dtype} | RULES)
-    for model in (BigramLanguageModel, Mean)
-    for dtype in ("float64", "float32")
+    (kind, FOUR | {"precision": precision})
+    for kind in (BigramLanguageModel, Mean)
+    for precision in ("float64", "float32")
 ] + [(Mean, {"gradient_accumulation_steps": 12, "batch_size": 1, "block_size": 3})]
+SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_window": 3, "dropout": 0.1}
+EXACT: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "bigram": ("bigram", {}, {"max_iters": 200}),
+    "MLP": ("mlp", {"n_context": 3, "n_embd": 8, "n_hidden": 16}, {"max_iters": 60, "optimizer": "muon"}),
+    "GRU": ("gru", {"n_embd": 8, "n_hidden": 16, "dropout": 0.1}, {"max_iters": 20}),
+    "GPT": ("gpt", SMALL, {"max_iters": 50, "optimizer": "muon"}),
+    "GPT, six times the rate": ("gpt", SMALL, {"max_iters": 40, "learning_rate": 0.06}),
+    # Large enough for several threads to share its operations.
+    "GPT, larger": ("gpt", SMALL | {"n_embd": 64}, {"max_iters": 4, "block_size": 64, "batch_size": 16}),
+}
+"""Models whose result no machine changes: name, settings, and changes of FOUR."""
 
 
-def results(joined: processes.Processes | None) -> list[list[str]]:
-    """For each of the CASES every bit of the loss curve and of the weights."""
-    return [_result(*case, joined) for case in CASES]
+def results(joined: processes.Processes | None, length: int = 1) -> list[list[str]]:
+    """For each of the CASES every bit of the loss curve and of the weights, and the digests of the EXACT ones.
+
+    Those make `length` times their iterations.
+    """
+    return [_result(*case, joined) for case in CASES] + [[digest(name, joined, length=length)] for name in EXACT]
 
 
-def _result(kind: type, changes: dict[str, object], joined: processes.Processes | None) -> list[str]:
+def _result(kind: type[LanguageModel], changes: dict[str, Any], joined: processes.Processes | None) -> list[str]:
     params = settings(**changes)
-    model = kind(V, params.block_size, generator(1, "weights")).to(DTYPES[params.dtype])
+    model = kind(V, params.block_size, generator(1, "weights")).compute_in(params.precision)
     points = [asdict(point) for point in train(model, (TRAIN, TEST), params, generator(1, "batches"), processes=joined)]
     return [repr(points), *(weight.detach().numpy().tobytes().hex() for weight in model.parameters())]
 
 
+def digest(name: str, joined: processes.Processes | None = None, *, precision: str = "exact", length: int = 1) -> str:
+    """SHA-256 of the loss curve, the weights in float64, a text and its probabilities."""
+    model_name, of_model, changes = EXACT[name]
+    steps = {"max_iters": changes["max_iters"] * length, "eval_interval": changes["max_iters"]}
+    params = settings(**FOUR | changes | steps | {"precision": precision})
+    weights = generator(1, "weights")
+    model = trainable_class(model_name).initial(V, params.block_size, weights, params.precision, **of_model)
+    model.round_weights = lambda: None  # type: ignore[method-assign]  # float32 would hide a last bit
+    found = hashlib.sha256()
+    for point in train(model, (TRAIN, TEST), params, generator(1, "batches"), processes=joined):
+        found.update(repr(point).encode())
+    for weight in model.parameters():
+        found.update(weight.detach().numpy().tobytes())
+    text = model.generate(np.zeros((2, 1), dtype=np.int64), 50, 0.8, generator(1, "text"))
+    found.update(text.tobytes() + model.next_char_probabilities(text[:, -5:]).tobytes())
+    return found.hexdigest()
+
+
+# The whole grid
+
+
+CAPABILITIES = ["default", "avx2", "avx512"]
+"""Instruction sets of PyTorch's own kernels, each with those before it."""
+
+
+def capabilities() -> list[str]:
+    """Those that this CPU has."""
+    return CAPABILITIES[: CAPABILITIES.index(torch.backends.cpu.get_cpu_capability().lower()) + 1]
+
+
+def machine(capability: str, mkl: str, threads: int) -> dict[str, str]:
+    """The environment variables that make of this machine another one."""
+    settings = {"ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    return settings | ({"MKL_CBWR": mkl} if mkl else {})
+
+
+def rows() -> Iterator[list[str]]:
+    """Each kind of machine, in words, and the digest that all models come to there."""
+    for capability, mkl, threads, count in product(capabilities(), ["", "COMPATIBLE"], [1, 2, 4], [1, 2, 4]):
+        with tempfile.TemporaryDirectory() as folder:
+            program = ["torchrun", f"--nproc-per-node={count}"] if count > 1 else [sys.executable]
+            command = [*program, "-m", "tests.every_process", folder, "5"]
+            environment = os.environ | machine(capability, mkl, threads)
+            subprocess.run(command, env=environment, check=True, capture_output=True)
+            found = {Path(folder, str(rank)).read_text() for rank in range(count)}
+        [result] = found
+        exact = json.dumps(json.loads(result)[len(CASES) :])
+        yield [capability, mkl or "as is", str(threads), str(count), hashlib.sha256(exact.encode()).hexdigest()[:16]]
+
+
+def write_grid(path: Path) -> None:
+    """Write the table of `rows` to `path`, and fail if they differ."""
+    head = ["instruction set", "MKL_CBWR", "threads", "processes", "digest"]
+    lines, digests = [head, ["---"] * len(head)], set()
+    for row in rows():
+        sys.stdout.write(" ".join(row) + "\n")
+        sys.stdout.flush()
+        lines.append(row)
+        digests.add(row[-1])
+    models = "\n".join(f"- {name}: {settings} {changes}" for name, (_, settings, changes) in EXACT.items())
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    path.write_text(
+        "# Every machine that one machine can be\n\n"
+        "Written by `make exactness`. A digest is of the loss curve, all weights in float64, a text and probabilities "
+        f"of:\n\n{models}\n\n{len(digests)} digest{'s' * (len(digests) != 1)} in {len(lines) - 2} kinds of machine:\n\n"
+        f"{table}\n"
+    )
+    if len(digests) != 1:
+        sys.exit(f"{len(digests)} results: expected one. See {path}.")
+
+
 if __name__ == "__main__":
-    with processes.joined(torch.device("cpu"), dict) as joined:
-        Path(sys.argv[1], str(launcher.rank())).write_text(json.dumps(results(joined)))
+    if sys.argv[1] == "--grid":
+        write_grid(Path(sys.argv[2]))
+    else:
+        with processes.joined(torch.device("cpu"), dict) as joined:
+            Path(sys.argv[1], str(launcher.rank())).write_text(json.dumps(results(joined, *map(int, sys.argv[2:]))))

@@ -18,7 +18,9 @@ V = 7
 TOKENS = np.random.default_rng(0).choice(V, 500, p=[0.4, 0.25, 0.15, 0.1, 0.05, 0.04, 0.01]).astype(np.uint8)
 TRAIN, TEST = Split("train", TOKENS[:400], V), Split("test", TOKENS[400:], V)
 SHIPPED = load_params(Path(__file__).parents[1] / "params.yaml").train
-SETTINGS = SHIPPED.model_copy(update={"seed": 1, "max_iters": 50, "learning_rate": 0.01, "eval_interval": 10})
+SETTINGS = SHIPPED.model_copy(
+    update={"seed": 1, "max_iters": 50, "learning_rate": 0.01, "eval_interval": 10, "precision": "float64"}
+)
 
 
 class Mean(LanguageModel):

@@ -1,21 +1,27 @@
-"""The same bytes under every instruction set, number of threads, place, locale, time zone and hash seed."""
+"""The same bytes under every instruction set, number of threads, place, locale, time zone and hash seed.
 
+A selection; `make exactness` runs all models on every kind of machine that this one can be.
+"""
+
+import json
 import os
 import subprocess
 import sys
-from itertools import cycle, product
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from ruamel.yaml import YAML
 
+from tests.code_deps import PROJECT
+from tests.every_process import CASES, EXACT, capabilities, machine
 from tests.trainings import set_train
 
-CAPABILITIES = ["default", "avx2", "avx512"]
-HERE = CAPABILITIES.index(torch.backends.cpu.get_cpu_capability().lower())
 NOTEBOOK: dict[str, Any] = {}
 LARGE = {"batch_size": 64, "block_size": 32, "learning_rate": 0.01, "max_iters": 2000}
+GPT = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_window": 3, "dropout": 0.1}
+FEW = {"batch_size": 8, "block_size": 32, "learning_rate": 0.01, "max_iters": 60, "optimizer": "muon"}
 STAGES = {
     "prepare": ("data/download", "{out}/prepare"),
     "train": ("{out}/prepare", "{out}/train"),
@@ -38,33 +44,51 @@ def results(project: Path, out: str, **environment: str) -> dict[str, bytes]:
     return {str(path.relative_to(project / out)): path.read_bytes() for path in (project / out).rglob("*.*")}
 
 
-EVERY = list(product(CAPABILITIES[: HERE + 1], ["1", "4"]))
-SOME = list(zip(CAPABILITIES[: HERE + 1], ["4", "2", "1"], strict=False))
+MACHINES = [machine(*kind) for kind in zip(capabilities(), ["COMPATIBLE", "", "COMPATIBLE"], [4, 1, 2], strict=False)]
+"""Each instruction set, with both kinds of MKL and other numbers of threads."""
 PLACES = cycle([("C", "UTC"), ("C.UTF-8", "Asia/Kathmandu"), ("POSIX", "America/St_Johns")])
 
 
 @pytest.mark.parametrize(
-    ("settings", "machines"), [(NOTEBOOK, EVERY), (LARGE, SOME)], ids=["the notebook's", "64 x 32, 1e-2, 2000"]
+    ("gpt", "settings"),
+    [(None, NOTEBOOK), (GPT, FEW)],
+    ids=["the notebook's", "GPT"],
 )
 def test_machine_decides_nothing(
-    project: Path, tmp_path: Path, settings: dict[str, Any], machines: list[tuple[str, str]]
+    project: Path, tmp_path: Path, gpt: dict[str, Any] | None, settings: dict[str, Any]
 ) -> None:
     set_train(project, **settings)
+    if gpt is not None:
+        params = YAML().load((project / "params.yaml").read_text())
+        params["model"] = {"name": "gpt", "gpt": gpt}
+        YAML().dump(params, project / "params.yaml")
     here = results(project, "out")
     assert len(here) == 12
     there = tmp_path / "another folder, é"
     project.rename(there)
-    for (capability, threads), (locale, zone) in zip(machines, PLACES, strict=False):
-        machine = {"ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": threads}
-        found = results(there, f"{capability}-{threads}", PYTHONHASHSEED="random", LC_ALL=locale, TZ=zone, **machine)
-        assert {name for name in here if here[name] != found.get(name)} == set(), machine
+    for number, (other, (locale, zone)) in enumerate(zip(MACHINES, PLACES, strict=False)):
+        found = results(there, f"out-{number}", PYTHONHASHSEED="random", LC_ALL=locale, TZ=zone, **other)
+        assert {name for name in here if here[name] != found.get(name)} == set(), other
+
+
+def test_every_bit_of_every_model_is_the_same_on_every_machine(tmp_path: Path) -> None:
+    """In float64, and at six times the rate: what a checkpoint rounds off too."""
+    found = []
+    for number, other in enumerate(MACHINES):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        command = [sys.executable, "-m", "tests.every_process", str(folder)]
+        subprocess.run(command, cwd=PROJECT, env=os.environ | other, check=True)
+        found.append(json.loads((folder / "0").read_text())[len(CASES) :])
+    assert len(found[0]) == len(EXACT)
+    assert all(other == found[0] for other in found)
 
 
 def test_float32_depends_on_the_instructions(project: Path) -> None:
     """The guard above can fail: what it rules out does happen in float32."""
-    if HERE == 0:
+    if len(MACHINES) == 1:
         pytest.skip("needs a CPU with AVX2, to have two instruction sets to compare")
-    set_train(project, dtype="float32", **LARGE)
+    set_train(project, precision="float32", **LARGE)
     plain = results(project, "plain", ATEN_CPU_CAPABILITY="default")
     wide = results(project, "wide")
     assert plain["train/model.safetensors"] != wide["train/model.safetensors"]

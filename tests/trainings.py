@@ -30,11 +30,11 @@ import os
 
 _mean_of_all = mean
 
-def mean(found, steps=itertools.count(1)):
+def mean(*found, steps=itertools.count(1), **kind):
     if next(steps) == 20:
         code = os.environ.get("AT_STEP_20_IN_" + os.environ.get("RANK", "0"), "")
         exec(compile(code, "hook", "exec"))  # executing text, Python exits by SIGINT after any KeyboardInterrupt
-    return _mean_of_all(found)
+    return _mean_of_all(*found, **kind)
 """
 
 

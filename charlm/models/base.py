@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 the name that PyTorch's own documentation gives it
 
-from charlm.models.predictor import Floats, Index, cumulative, draw, require_shapes, softmax
+from charlm.errors import CharlmError
+from charlm.models.elementary import total
+from charlm.models.exact import Exact
+from charlm.models.operations import DTYPES, Operations
+from charlm.models.predictor import Floats, Index, Precision, cumulative, draw, require_shapes
 from charlm.text.corpus import Split
 
 
@@ -27,18 +30,55 @@ class LanguageModel(nn.Module):
     threaded = False
     """Whether several threads train it faster than one: those that share small matrices mostly wait for each other."""
 
+    has_exact = False
+    """Whether it is written in `Operations` alone, whose order of addition can be made not to matter."""
+
     def __init__(self, vocabulary_size: int, block_size: int) -> None:
         super().__init__()
+        self.operations = Operations()
         self.vocabulary_size = vocabulary_size
         self.block_size = block_size
 
     @classmethod
-    def initial(cls, vocabulary_size: int, block_size: int, rng: np.random.Generator, **settings: Any) -> Self:
-        """The model before its first step, its weights drawn from `rng`; `settings` are its section of params.yaml."""
+    def initial(
+        cls,
+        vocabulary_size: int,
+        block_size: int,
+        rng: np.random.Generator,
+        precision: Precision | None = None,
+        **settings: Any,
+    ) -> Self:
+        """The model before its first step, its weights drawn from `rng`; `settings` are its section of params.yaml.
+
+        It computes in `precision`, by default in the numbers that its weights are drawn in.
+        """
         # PyTorch's layers draw their weights from its global generator, before `rng` replaces them.
         with torch.random.fork_rng([]):
             model = cls(vocabulary_size, block_size, rng, **settings)  # type: ignore[call-arg]  # every model takes these
-        return model.eval()
+        return model.eval() if precision is None else model.eval().compute_in(precision)
+
+    def compute_in(self, precision: Precision) -> Self:
+        """Compute in this `precision` from now on; CharlmError if it is `exact` and the model cannot.
+
+        For `exact` the weights are rounded to float32 first: a generator's own logarithm may differ in the last bit.
+        """
+        self.operations = Operations()
+        if precision == "exact":
+            if not self.has_exact:
+                raise CharlmError(
+                    f"train.precision is exact, but {type(self).__name__} does not compute exactly.",
+                    "Exact are models that use the operations of charlm/models/operations.py alone and set has_exact.",
+                    "Set train.precision to float64 or float32.",
+                )
+            self.operations = Exact()
+            self.float()
+        return self.to(DTYPES[precision])
+
+    def round_weights(self) -> None:
+        """Round the weights to float32, as a checkpoint keeps them."""
+        self.float()
+        if self.operations.exact:
+            self.double()
 
     def draw_weights(self, rng: np.random.Generator, zeros: Collection[str] = ()) -> None:
         """Set all parameters, in their order: biases and the layers named `zeros` to 0, the others to draws of `rng`.
@@ -65,7 +105,7 @@ class LanguageModel(nn.Module):
         logits = self.logits(index)  # (B, T, V)
         if targets is None:
             return logits, None
-        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())  # (B * T, V) against (B * T,)
+        return logits, self.operations.loss(logits.flatten(0, 1), targets.flatten())  # (B * T, V) against (B * T,)
 
     def logits(self, index: Tensor) -> Tensor:
         """Logits (B, T, V) of the character after each of `index` (B, T): what a model without a cache defines."""
@@ -84,10 +124,10 @@ class LanguageModel(nn.Module):
     def loss_and_gradients(self, contexts: Tensor, targets: Tensor, seed: int = 0) -> tuple[Tensor, list[Tensor]]:
         """The loss of `contexts` and `targets`, both (B, T), and its gradient by each parameter, in their order.
 
-        `seed` decides what dropout drops: it draws from PyTorch's global generator, whose state is restored.
+        `seed` decides what dropout drops. PyTorch's global generator may draw it; its state is restored.
         """
         with torch.random.fork_rng([contexts.device] if contexts.is_cuda else []):
-            torch.manual_seed(seed)
+            self.operations.seed(seed)
             self.train()
             _, loss = self(contexts, targets)
             self.eval()
@@ -99,12 +139,12 @@ class LanguageModel(nn.Module):
         """The mean loss over `eval_iters` batches of windows, evenly spaced over `split`, in nats per character."""
         windows = self._tensor(split.even_windows(eval_iters * batch_size, self.block_size))  # (N, T + 1)
         batches = torch.split(windows, batch_size)
-        losses = [self(batch[:, :-1], batch[:, 1:])[1] for batch in batches]
-        return float(torch.stack(losses).double().mean())
+        losses = [float(self(batch[:, :-1], batch[:, 1:])[1]) for batch in batches]
+        return total(losses) / len(losses)
 
     def loss_over(self, split: Split) -> float:
         """Mean cross-entropy over every position of `split` but the first, in the context that `blocks` gives it."""
-        return sum(float(losses[fresh].sum()) for losses, fresh in self._block_losses(split)) / (len(split) - 1)
+        return total([total(losses[fresh]) for losses, fresh in self._block_losses(split)]) / (len(split) - 1)
 
     def loss_by_context(self, split: Split) -> Floats:
         """Mean loss of `split` by how many characters of its window a prediction has seen: (block_size,)."""
@@ -123,14 +163,14 @@ class LanguageModel(nn.Module):
         for windows, fresh in split.blocks(self.block_size):  # (B, T + 1), (B, T)
             tokens = self._tensor(windows)
             logits = self.logits(tokens[:, :-1]).flatten(0, 1)  # (B * T, V)
-            losses = F.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="none")  # (B * T,)
+            losses = self.operations.losses(logits, tokens[:, 1:].flatten())  # (B * T,)
             yield losses.cpu().double().numpy().reshape(fresh.shape), fresh
 
     @torch.no_grad()
     def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Floats:
         """Probability of each character after each sequence of `index` (B, T), in its window: (B, V)."""
         logits = self.logits(self._tensor(index[:, self.window_start(index.shape[1]) :]))[:, -1]  # (B, V)
-        return softmax(logits.double().cpu().numpy(), temperature)
+        return self.operations.probabilities(logits, temperature)
 
     @torch.no_grad()
     def generate(self, index: Index, n: int, temperature: float, rng: np.random.Generator) -> Index:
@@ -145,7 +185,7 @@ class LanguageModel(nn.Module):
                 start = read = self.window_start(end)
                 cache = None
             logits, cache = self.continued(self._tensor(text[:, read:end]), cache)
-            text[:, end] = draw(cumulative(softmax(logits[:, -1].double().cpu().numpy(), temperature)), uniform)
+            text[:, end] = draw(cumulative(self.operations.probabilities(logits[:, -1], temperature)), uniform)
             read = end
         return text
 
@@ -163,6 +203,7 @@ class LanguageModel(nn.Module):
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         require_shapes({name: array.shape for name, array in weights.items()}, shapes)
         self.float().load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        self.round_weights()
 
     def _tensor(self, index: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(index).to(next(self.parameters()).device)

@@ -32,6 +32,7 @@ def save(path: Path, model: "LanguageModel", name: str, settings: dict[str, Any]
         "model": name,
         "settings": settings,
         "block_size": model.block_size,
+        "exact": model.operations.exact,
         "vocabulary_size": len(vocabulary),
         "vocabulary_sha256": vocabulary.digest,
     }
@@ -71,7 +72,11 @@ def _initial(path: Path, metadata: dict[str, Any], vocabulary: Vocabulary, rng: 
         raise _problem(path, f"model is {metadata.get('model')!r}, known here: {', '.join(MODELS)}")
     try:
         return predictor_class(metadata["model"]).initial(
-            len(vocabulary), metadata["block_size"], rng, **metadata["settings"]
+            len(vocabulary),
+            metadata["block_size"],
+            rng,
+            "exact" if metadata.get("exact") else None,
+            **metadata["settings"],
         )
     except (TypeError, KeyError) as err:
         raise _problem(path, f"its model was made with other settings than this code knows ({err})") from err

@@ -5,6 +5,7 @@ connections from the embeddings to the output: y = b + U tanh(d + H x).
 """
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -13,6 +14,8 @@ from charlm.models.base import LanguageModel
 
 class MLP(LanguageModel):
     """Embeddings of the last `n_context` characters, side by side, and one hidden layer of tanh."""
+
+    has_exact = True
 
     def __init__(
         self,
@@ -37,8 +40,8 @@ class MLP(LanguageModel):
 
     def logits(self, index: Tensor) -> Tensor:
         """Logits (B, T, V) of the character after each of `index` (B, T); before the first one are zeros."""
-        x = self.embedding(index)  # (B, T, C)
-        x = F.pad(x, (0, 0, self.n_context - 1, 0))  # (B, n - 1 + T, C)
-        x = x.unfold(1, self.n_context, 1).flatten(2)  # (B, T, C, n) -> (B, T, C * n)
-        logits: Tensor = self.head(self.hidden(x).tanh())  # (B, T, V)
-        return logits
+        ops, length = self.operations, index.shape[1]
+        x = F.pad(ops.embedding(index, self.embedding), (0, 0, self.n_context - 1, 0))  # (B, n - 1 + T, C)
+        seen = [x[:, start : start + length] for start in range(self.n_context)]
+        x = torch.stack(seen, dim=-1).flatten(2)  # (B, T, C, n) -> (B, T, C * n)
+        return ops.linear(ops.tanh(ops.linear(x, self.hidden)), self.head)  # (B, T, V)

@@ -1,13 +1,15 @@
 """What a trained model can do, and how a character is drawn from its probabilities; no torch."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.models.elementary import exp, log, sum_of_fractions
 from charlm.text.corpus import Split
 
+Precision = Literal["exact", "float64", "float32"]
 Index = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -16,7 +18,14 @@ class Predictor(Protocol):
     """A model that can be measured and asked for text. B sequences of T characters, V characters in the vocabulary."""
 
     @classmethod
-    def initial(cls, vocabulary_size: int, block_size: int, rng: np.random.Generator, **settings: Any) -> Self:
+    def initial(
+        cls,
+        vocabulary_size: int,
+        block_size: int,
+        rng: np.random.Generator,
+        precision: Precision | None = None,
+        **settings: Any,
+    ) -> Self:
         """The model before its first step, its weights drawn from `rng`; `settings` are its section of params.yaml."""
 
     def load_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
@@ -51,16 +60,23 @@ def require_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, 
 
 def log_softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> Floats:
     """Logarithms of the probabilities of `logits` (..., V) in float64; nan for those of weights that diverged."""
+    shifted = _shifted(logits, temperature)
+    log_probabilities: Floats = shifted - log(sum_of_fractions(exp(shifted)))
+    return log_probabilities
+
+
+def _shifted(logits: NDArray[np.floating[Any]], temperature: float) -> Floats:
+    """`logits` over the temperature, each the largest less."""
     with np.errstate(invalid="ignore", over="ignore"):
         # The largest is subtracted first, or a tiny temperature would make it infinite.
-        shifted = (logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)) / temperature
-    log_probabilities: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return log_probabilities
+        shifted: Floats = (logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)) / temperature
+    return shifted
 
 
 def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> Floats:
     """Probabilities of `logits` (..., V) in float64."""
-    return np.asarray(np.exp(log_softmax(logits, temperature)))
+    e = exp(_shifted(logits, temperature))
+    return np.asarray(e / sum_of_fractions(e))
 
 
 def cumulative(probabilities: Floats) -> Floats:

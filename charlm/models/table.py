@@ -12,11 +12,38 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.models.predictor import Floats, Index, cumulative, draw, log_softmax, require_shapes, softmax
+from charlm.models.elementary import exp, log, sum_of_fractions, sum_on_grid, total
+from charlm.models.predictor import Floats, Index, Precision, cumulative, draw, log_softmax, require_shapes, softmax
 from charlm.text.corpus import Split
 
 WEIGHT = "token_embedding_table.weight"
 """The name of the table among the weights, as in the notebook."""
+
+
+def loss_and_gradient(table: Floats, contexts: Index, targets: Index) -> tuple[float, Floats]:
+    """The mean loss of pairs of characters, and its gradient by the `table` (V, V): exact, whatever their order.
+
+    The gradient of a row is (how often it occurs × its softmax - its counts) / how many pairs there are: whole numbers,
+    and one rounding for each operation.
+    """
+    size, count, contexts, targets = len(table), contexts.size, contexts.ravel(), targets.ravel()
+    occurrences = np.bincount(contexts, minlength=size)
+    rows = np.flatnonzero(occurrences)  # (R,)
+    shifted = table[rows]  # (R, V)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    e = exp(shifted)
+    sums = sum_of_fractions(e)  # (R, 1)
+    e /= sums
+    row = np.empty(size, dtype=np.int64)
+    row[rows] = np.arange(len(rows))
+    row = row[contexts]  # (N,)
+    e *= occurrences[rows, None]
+    e -= np.bincount(row * size + targets, minlength=e.size).reshape(e.shape)
+    e /= count
+    gradient = np.zeros_like(table)
+    gradient[rows] = e
+    losses = log(sums)[row, 0] - shifted[row, targets]
+    return float(sum_on_grid(losses)[0]) / count, gradient
 
 
 class BigramTable:
@@ -27,9 +54,17 @@ class BigramTable:
         self.block_size = block_size
 
     @classmethod
-    def initial(cls, vocabulary_size: int, block_size: int, rng: np.random.Generator, **settings: Any) -> Self:  # noqa: ARG003 a bigram needs neither
-        """A table of draws from N(0, 1)."""
-        return cls(rng.standard_normal((vocabulary_size, vocabulary_size)), block_size)
+    def initial(
+        cls,
+        vocabulary_size: int,
+        block_size: int,
+        rng: np.random.Generator,
+        precision: Precision | None = None,
+        **settings: Any,  # noqa: ARG003 a bigram has none
+    ) -> Self:
+        """A table of draws from N(0, 1); for `exact` in float32, as `LanguageModel.compute_in` has them."""
+        table = rng.standard_normal((vocabulary_size, vocabulary_size))
+        return cls(table.astype(np.float32).astype(np.float64) if precision == "exact" else table, block_size)
 
     def load_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Take the `weights` of a checkpoint; ValueError when they are not those of a table of this size."""
@@ -38,7 +73,7 @@ class BigramTable:
 
     def loss_over(self, split: Split) -> float:
         """Mean cross-entropy over every position of `split` but the first, which depends on its pairs alone."""
-        return -float((split.pairs * log_softmax(self.table)).sum() / (len(split) - 1))
+        return -total(split.pairs * log_softmax(self.table)) / (len(split) - 1)
 
     def loss_by_context(self, split: Split) -> Floats:
         """The same however many characters it has seen: (block_size,)."""

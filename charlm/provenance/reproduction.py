@@ -145,6 +145,7 @@ def verify(root: Path) -> None:
     names = (PARAMS_FILE, LOCK, METRICS)
     committed = {name: require(run(root, "git", "show", f"HEAD:./{name}")) for name in (*names, PAGE, PINS)}
     page = committed[PAGE].decode()
+    _verify_arithmetic(page)
     record = Record(commit, patch=b"", params=committed[PARAMS_FILE], lock=committed[LOCK])
     with tempfile.TemporaryDirectory(prefix="charlm-record.") as artifacts, reproduced(record, all_stages=True) as new:
         (Path(artifacts) / "metrics.json").write_bytes(committed[METRICS])
@@ -156,6 +157,18 @@ def verify(root: Path) -> None:
             f"The committed files do not belong together:{indented(problems)}",
             fix=f"Run `make repro`, correct {PAGE}, and commit them with the code.",
         )
+
+
+def _verify_arithmetic(page: str) -> None:
+    """Raise DifferentError if this machine's arithmetic is not that of `page`, before a pipeline runs for nothing."""
+    from charlm.provenance import arithmetic
+
+    problems = [f"{name} does not round correctly" for name in arithmetic.wrong_kernels()]
+    digests = re.findall(r"^\| GPT, \d+ iterations \| `([0-9a-f]{64})` \|$", page, re.MULTILINE)
+    if digests != [found := arithmetic.gpt_digest()]:
+        problems.append(f"{PAGE} has {', '.join(digests) or 'no digest'} for a short GPT, this machine has {found}")
+    if problems:
+        raise DifferentError(f"This machine does not compute as train.precision exact does:{indented(problems)}")
 
 
 def _page_problems(page: str, lock: bytes) -> list[str]:

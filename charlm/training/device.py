@@ -1,16 +1,18 @@
-"""Where a model trains: the device of train.device, and the numbers that it computes in."""
+"""Where a model trains: the device of train.device."""
 
 import torch
 
 from charlm.errors import CharlmError
+from charlm.models.predictor import Precision
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32}
+_UNABLE: dict[Precision, set[str]] = {"exact": {"cuda", "mps"}, "float64": {"mps"}, "float32": set()}
+"""`exact` needs correctly rounded kernels, which are known of the CPU alone."""
 
 
-def resolve_device(name: str, dtype: str) -> torch.device:
-    """The device `name`, or for `auto` the fastest one here that computes in `dtype`; else CharlmError."""
+def resolve_device(name: str, precision: Precision) -> torch.device:
+    """The device `name`, or for `auto` the fastest one here that computes in `precision`; else CharlmError."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    unable = {"mps"} if dtype == "float64" else set()
+    unable = _UNABLE[precision]
     choices = [device for device, here in present.items() if here and device not in unable]
     if name == "auto":
         return torch.device(choices[0])
@@ -18,6 +20,10 @@ def resolve_device(name: str, dtype: str) -> torch.device:
         return torch.device(name)
     raise CharlmError(
         f"train.device={name}: "
-        + (f"it cannot compute in train.dtype={dtype}." if name in unable else "PyTorch finds none on this machine."),
+        + (
+            f"it cannot compute in train.precision={precision}."
+            if name in unable
+            else "PyTorch finds none on this machine."
+        ),
         f"Expected a device that can: {', '.join(choices)}; `auto` takes the first of them.",
     )

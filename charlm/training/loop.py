@@ -6,6 +6,7 @@ It has no files, no tracking and no clock, and knows of a model only what `charl
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count, islice
 
 import numpy as np
@@ -15,8 +16,10 @@ from torch import Tensor
 from charlm.config import TrainParams
 from charlm.errors import CharlmError
 from charlm.models.base import LanguageModel
+from charlm.models.exact import BeyondGridError
 from charlm.random import generator
 from charlm.text.corpus import Split, Windows
+from charlm.training import exact_rules
 from charlm.training.history import Point
 from charlm.training.optimizer import Optimizer
 from charlm.training.processes import Processes
@@ -53,7 +56,8 @@ def train(
         split.require_block(settings.block_size)
 
     def point(step: int, loss: Callable[[Split], float], batch_loss: float | None) -> Point:
-        train_loss, test_loss = (_checked(loss(split), step, settings) for split in splits)
+        with _placed(step, settings):
+            train_loss, test_loss = (_checked(loss(split), step, settings) for split in splits)
         return Point(step, train_loss, test_loss, batch_loss)
 
     def estimate(split: Split) -> float:
@@ -65,11 +69,12 @@ def train(
     yield from points
     batches = _batches(splits[0], settings, rng, points[-1].step)
     for step in range(points[-1].step + 1, settings.max_iters + 1):
-        batch_loss, gradients = _gradients(model, next(batches), processes)
+        with _placed(step, settings):
+            batch_loss, gradients = _gradients(model, next(batches), processes)
         _checked(batch_loss, step, settings)
         optimizer.update(gradients, step)
         if step == settings.max_iters:
-            model.float()
+            model.round_weights()
             yield point(step, model.loss_over, batch_loss)
         elif step % settings.eval_interval == 0:
             points.append(point(step, estimate, batch_loss))
@@ -107,15 +112,22 @@ def _gradients(
     for windows, seed in micro_batches if processes is None else processes.share(micro_batches):
         batch = torch.from_numpy(windows).to(device)  # (B, T + 1)
         found.append(model.loss_and_gradients(batch[:, :-1], batch[:, 1:], seed))
-    loss, gradients = mean(found if processes is None else processes.gather(found))
+    loss, gradients = mean(found, len(micro_batches), processes, exact=model.operations.exact)
     return float(loss), gradients
 
 
-def mean(found: Sequence[tuple[Tensor, list[Tensor]]]) -> tuple[Tensor, list[Tensor]]:
-    """The mean of the losses and of the gradients of micro-batches, added in their order."""
-    if len(found) == 1:
+def mean(
+    found: Sequence[tuple[Tensor, list[Tensor]]], count: int, processes: Processes | None, *, exact: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """The mean losses and gradients of `count` micro-batches, of which this process has `found` its share.
+
+    They are added in the order of the micro-batches, or if `exact` in any.
+    """
+    if count == 1:
         return found[0]
-    losses, gradients = zip(*found, strict=True)
+    if exact:
+        return exact_rules.mean(found, count, None if processes is None else processes.add)
+    losses, gradients = zip(*(found if processes is None else processes.gather(found)), strict=True)
     return _mean(losses), [_mean(of_parameter) for of_parameter in zip(*gradients, strict=True)]
 
 
@@ -129,11 +141,21 @@ def _mean(terms: Sequence[Tensor]) -> Tensor:
 def _checked(loss: float, step: int, settings: TrainParams) -> float:
     """`loss`, if it means anything."""
     if not loss <= LARGEST_LOSS:
-        rates = [f"train.learning_rate={settings.learning_rate:g}"]
-        if settings.optimizer == "muon":
-            rates.append(f"train.muon_learning_rate={settings.muon_learning_rate:g}")
-        raise CharlmError(
-            f"The loss at step {step} is {loss}; nothing was saved.",
-            fix=f"Most likely {' or '.join(rates)} is too high for {settings.dtype}: try a tenth of it.",
-        )
+        raise CharlmError(f"The loss at step {step} is {loss}; nothing was saved.", fix=_lower_rate(settings))
     return loss
+
+
+@contextmanager
+def _placed(step: int, settings: TrainParams) -> Iterator[None]:
+    """Name the step, and the rate to lower, when a number grew beyond its grid in the block."""
+    try:
+        yield
+    except BeyondGridError as err:
+        raise CharlmError(f"At step {step} {err.found}; nothing was saved.", fix=_lower_rate(settings)) from err
+
+
+def _lower_rate(settings: TrainParams) -> str:
+    rates = [f"train.learning_rate={settings.learning_rate:g}"]
+    if settings.optimizer == "muon":
+        rates.append(f"train.muon_learning_rate={settings.muon_learning_rate:g}")
+    return f"Most likely {' or '.join(rates)} is too high for {settings.precision}: try a tenth of it."

@@ -4,7 +4,6 @@ AdamW is that of Loshchilov and Hutter, "Decoupled weight decay regularization" 
 Muon is that of Jordan, "Muon: an optimizer for hidden layers in neural networks" (2024), with PyTorch's defaults.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +14,10 @@ from torch.optim.adamw import adamw
 
 from charlm.config import TrainParams
 from charlm.errors import CharlmError
+from charlm.models.elementary import cosine
+from charlm.training import exact_rules
+
+BETA1, EPSILON, MOMENTUM = 0.9, 1e-8, 0.95
 
 
 def learning_rate(step: int, highest: float, settings: TrainParams) -> float:
@@ -26,15 +29,17 @@ def learning_rate(step: int, highest: float, settings: TrainParams) -> float:
     if step <= settings.warmup_iters:
         return highest * step / settings.warmup_iters
     progress = (step - 1 - settings.warmup_iters) / (settings.max_iters - settings.warmup_iters)
-    factors = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
-    return highest * factors[settings.schedule]
+    if settings.schedule == "cosine":
+        return highest * ((1 + cosine(progress)) / 2)
+    return highest * (1 - progress) if settings.schedule == "linear" else highest
 
 
 class Optimizer:
     """The update rule of `parameters`: AdamW, but Muon for those that are `matrices` if train.optimizer is muon.
 
-    Both are PyTorch's functional forms: constructing one of torch.optim's classes imports its compiler, which takes
-    over a second, and every step costs more. The results are those of AdamW(fused=True) and Muon() to the bit.
+    With train.precision exact both are those of `charlm.training.exact_rules`, otherwise PyTorch's functional forms:
+    constructing one of torch.optim's classes imports its compiler, which takes over a second, and every step costs
+    more. The results are those of AdamW(fused=True) and Muon() to the bit.
     """
 
     def __init__(self, parameters: Sequence[Tensor], matrices: Sequence[Tensor], settings: TrainParams) -> None:
@@ -46,6 +51,7 @@ class Optimizer:
                 "Set train.optimizer to adamw, or choose another model (model.name).",
             )
         self._settings = settings
+        self._exact = settings.precision == "exact"
         self._of_adamw = [number for number, parameter in enumerate(parameters) if parameter not in by_muon]
         self._of_muon = [number for number, parameter in enumerate(parameters) if parameter in by_muon]
         self._weights = [parameters[number].detach() for number in self._of_adamw]
@@ -64,7 +70,8 @@ class Optimizer:
     def update(self, gradients: Sequence[Tensor], step: int) -> None:
         """Make the given step, counted from 1, from the gradients of all parameters."""
         if self._settings.grad_clip is not None:  # scaled so that their norm over all is at most that
-            scale = torch.clamp(self._settings.grad_clip / (get_total_norm(gradients) + 1e-6), max=1.0)
+            norm = exact_rules.norm(gradients) if self._exact else get_total_norm(gradients)
+            scale = torch.clamp(self._settings.grad_clip / (torch.as_tensor(norm) + 1e-6), max=1.0)
             torch._foreach_mul_(list(gradients), scale)
         if self._weights:
             self._update_by_adamw([gradients[number] for number in self._of_adamw], step)
@@ -72,6 +79,19 @@ class Optimizer:
             self._update_by_muon([gradients[number] for number in self._of_muon], step)
 
     def _update_by_adamw(self, gradients: list[Tensor], step: int) -> None:
+        rate = learning_rate(step, self._settings.learning_rate, self._settings)
+        if self._exact:
+            for tensors in zip(self._weights, gradients, self._means, self._squares, strict=True):
+                exact_rules.adamw(
+                    *(tensor.numpy() for tensor in tensors),
+                    step=step,
+                    rate=rate,
+                    beta1=BETA1,
+                    beta2=self._settings.beta2,
+                    epsilon=EPSILON,
+                    weight_decay=self._settings.weight_decay,
+                )
+            return
         adamw(
             self._weights,
             gradients,
@@ -81,22 +101,27 @@ class Optimizer:
             state_steps=self._steps,
             fused=True,
             amsgrad=False,
-            beta1=0.9,
+            beta1=BETA1,
             beta2=self._settings.beta2,
-            lr=learning_rate(step, self._settings.learning_rate, self._settings),
+            lr=rate,
             weight_decay=self._settings.weight_decay,
-            eps=1e-8,
+            eps=EPSILON,
             maximize=False,
         )
 
     def _update_by_muon(self, gradients: list[Tensor], step: int) -> None:
+        rate = learning_rate(step, self._settings.muon_learning_rate, self._settings)
+        if self._exact:
+            for tensors in zip(self._matrices, gradients, self._momenta, strict=True):
+                exact_rules.muon(*tensors, rate=rate, decay=MOMENTUM, weight_decay=self._settings.weight_decay)
+            return
         muon(
             self._matrices,
             gradients,
             self._momenta,
-            lr=learning_rate(step, self._settings.muon_learning_rate, self._settings),
+            lr=rate,
             weight_decay=self._settings.weight_decay,
-            momentum=0.95,
+            momentum=MOMENTUM,
             nesterov=True,
             ns_coefficients=(DEFAULT_A, DEFAULT_B, DEFAULT_C),
             ns_steps=DEFAULT_NS_STEPS,

@@ -1,8 +1,9 @@
 """A training run shared by several processes: each computes whole micro-batches.
 
 PyTorch's launcher, torchrun, starts them; without it there is one process, and torch.distributed is not used.
-Gradients are gathered, not reduced, and every process adds them in the order of the micro-batches: an all-reduce adds
-in an order that depends on the number of processes, and so would the last bits of the weights.
+An all-reduce adds gradients in an order that depends on the number of processes, and so would the last bits of the
+weights. In `exact` their sums are exact and an all-reduce is right; in other precisions gradients are gathered instead,
+and every process adds them in the order of the micro-batches.
 """
 
 import json
@@ -52,6 +53,15 @@ class Processes:
         splits = (row.split([shape.numel() for shape in shapes]) for row in torch.cat(every))
         tensors = ([part.view(shape) for part, shape in zip(split, shapes, strict=True)] for split in splits)
         return [(loss, gradients) for loss, *gradients in tensors]
+
+    def add(self, numbers: Tensor) -> None:
+        """Add to `numbers` those of all other processes, in place and in any order.
+
+        Raises CharlmError when a process does not answer.
+        """
+        with _reported():
+            require_launcher()
+            dist.all_reduce(numbers)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ GOOD = {
     "train.eval_interval": "5",
     "train.eval_iters": "6",
     "train.device": "cpu",
-    "train.dtype": "float64",
+    "train.precision": "exact",
     "sample.seed": "6",
     "sample.prompt": "a",
     "sample.max_new_tokens": "7",
@@ -104,7 +104,7 @@ def test_the_shipped_file_has_the_notebooks_values() -> None:
         "train.eval_interval": 100,
         "train.eval_iters": 20,
         "train.device": "cpu",
-        "train.dtype": "float64",
+        "train.precision": "exact",
         "sample.seed": 1337,
         "sample.prompt": "\n",
         "sample.max_new_tokens": 500,
@@ -167,7 +167,7 @@ def test_all_mistakes_are_told_at_once_and_by_their_keys() -> None:
             "eval_interval": True,
             "eval_iters": 1,
             "device": "gpu",
-            "dtype": "float64",
+            "precision": "exact",
             "momentum": 0.9,
         },
         "sample": {"seed": -1, "prompt": "a", "max_new_tokens": 5, "temperature": 0},
@@ -195,7 +195,7 @@ def test_all_mistakes_are_told_at_once_and_by_their_keys() -> None:
         "  train.momentum: unknown key; known here: seed, block_size, batch_size, "
         "gradient_accumulation_steps, max_iters, optimizer, learning_rate, muon_learning_rate, beta2, weight_decay, "
         "warmup_iters, schedule, grad_clip, "
-        "eval_interval, eval_iters, device, dtype\n"
+        "eval_interval, eval_iters, device, precision\n"
         "  sample.seed: found -1, expected greater than or equal to 0\n"
         "  sample.temperature: found 0, expected greater than 0\n"
         "  modell: unknown key; did you mean model?\n"
@@ -217,7 +217,7 @@ def test_all_mistakes_are_told_at_once_and_by_their_keys() -> None:
         ("train.weight_decay", "-0.1", "-0.1", "greater than or equal to 0"),
         ("train.max_iters", "1e3", "1000.0", "integer"),
         ("train.seed", str(2**63), str(2**63), f"less than {2**63}"),
-        ("train.dtype", "float16", "'float16'", "'float64' or 'float32'"),
+        ("train.precision", "float16", "'float16'", "'exact', 'float64' or 'float32'"),
         ("data.train_fraction", "0", "0", "greater than 0"),
         ("data.train_fraction", "1.0", "1.0", "less than 1"),
         ("data.train_fraction", ".nan", "nan", "less than 1"),
@@ -463,7 +463,7 @@ SOURCES = st.lists(TEXTS, min_size=1)
             beta2=st.floats(0.001, 0.999),
             weight_decay=st.floats(0, 10),
             device=st.just("cpu"),
-            dtype=st.just("float64"),
+            precision=st.just("float64"),
         ),
         sample=st.builds(SampleParams, prompt=TEXTS, seed=st.integers(0, 9), temperature=st.floats(0.1, 9)),
     )

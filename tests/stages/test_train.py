@@ -28,7 +28,7 @@ def test_diverged_training_run_fails_with_the_message_and_leaves_no_file(project
     done = run(project, *TRAIN, code=1)
     assert done.stderr.endswith(
         "Error: The loss at step 2 is nan; nothing was saved.\n"
-        "Most likely train.learning_rate=1e+308 is too high for float64: try a tenth of it.\n"
+        "Most likely train.learning_rate=1e+308 is too high for exact: try a tenth of it.\n"
     )
     assert only_run(project).info.status == "FAILED"
     assert only_run(project).data.tags["mlflow.note.content"] in done.stderr
@@ -135,7 +135,9 @@ def test_killed_training_run_of_a_gpt_is_resumed_to_the_same_bytes_in_a_run_with
     gpt = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_window": 2, "dropout": 0.2}
     params["model"] |= {"name": "gpt", "gpt": gpt}
     YAML().dump(params, hooked / "params.yaml")
-    set_train(hooked, block_size=16, max_iters=30, eval_interval=5, optimizer="muon", dtype="float32", grad_clip=1.0)
+    set_train(
+        hooked, block_size=16, max_iters=30, eval_interval=5, optimizer="muon", precision="float32", grad_clip=1.0
+    )
     run(hooked, *TRAIN, code=-9, AT_STEP_20_IN_0="os.kill(os.getpid(), 9)")
     assert list((hooked / "out").glob("*")) == []
     killed = only_run(hooked)

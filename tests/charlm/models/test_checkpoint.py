@@ -74,7 +74,7 @@ def test_the_file_is_these_bytes(path: Path) -> None:
     model.load_state_dict({WEIGHT: torch.tensor([[0.0, 1.0], [-0.5, 0.1]], dtype=torch.float64)})
     checkpoint.save(path, model, "bigram", {}, VOCABULARY)
     metadata = (
-        r"{\"block_size\": 8, \"model\": \"bigram\", \"settings\": {}, \"vocabulary_sha256\": "
+        r"{\"block_size\": 8, \"exact\": false, \"model\": \"bigram\", \"settings\": {}, \"vocabulary_sha256\": "
         r"\"fb8e20fc2e4c3f248c60c39bd652f3c1347298bb977b8b4d5903b85055620603\", \"vocabulary_size\": 2}"
     )
     header = (

@@ -39,7 +39,7 @@ RUN = settings(
     grad_clip=1.0,
     eval_interval=3,
     eval_iters=2,
-    dtype="float32",
+    precision="float32",
 )
 pytestmark = pytest.mark.parametrize("name", MODELS)
 

@@ -15,7 +15,7 @@ from charlm.models.base import LanguageModel
 from charlm.random import generator
 from charlm.text.corpus import Split
 from charlm.text.references import references
-from charlm.training.device import DTYPES, resolve_device
+from charlm.training.device import resolve_device
 from charlm.training.history import Point, to_csv
 from charlm.training.loop import train
 from tests.models_for_tests import TEST, TRAIN, Mean, V, bigram, settings
@@ -25,7 +25,7 @@ def trained(kind: Callable[..., LanguageModel] = bigram, **changes: Any) -> tupl
     """A model after its training with the settings of these tests, changed, and the points of its course."""
     given = settings(**changes)
     model = bigram(V, given.seed) if kind is bigram else kind(V, given.block_size, generator(given.seed, "weights"))
-    model = model.to(DTYPES[given.dtype])
+    model = model.compute_in(given.precision)
     return model, list(train(model, (TRAIN, TEST), given, generator(given.seed, "batches")))
 
 
@@ -109,11 +109,11 @@ def test_measuring_changes_no_result(kind: Any) -> None:
     assert [points[0], points[-1]] == ends
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_a_long_training_comes_to_the_floor_of_all_bigrams(dtype: str) -> None:
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_a_long_training_comes_to_the_floor_of_all_bigrams(precision: str) -> None:
     floor = references(TRAIN, TRAIN)["bigram_floor"]
     _, points = trained(
-        max_iters=400, eval_interval=400, learning_rate=0.05, weight_decay=0.0, batch_size=32, dtype=dtype
+        max_iters=400, eval_interval=400, learning_rate=0.05, weight_decay=0.0, batch_size=32, precision=precision
     )
     assert floor < points[-1].train_loss < floor + 0.01
 
@@ -156,13 +156,13 @@ def test_another_cpu_with_more_threads_changes_nothing_that_is_published(
 # What goes wrong
 
 
-@pytest.mark.parametrize(("dtype", "rate"), [("float64", "1e+308"), ("float32", "1e+38")])
-def test_a_training_that_diverges_ends_where_it_does(dtype: str, rate: str) -> None:
+@pytest.mark.parametrize(("precision", "rate"), [("float64", "1e+308"), ("float32", "1e+38")])
+def test_a_training_that_diverges_ends_where_it_does(precision: str, rate: str) -> None:
     with pytest.raises(CharlmError) as err:
-        trained(learning_rate=float(rate), dtype=dtype)
+        trained(learning_rate=float(rate), precision=precision)
     assert str(err.value) == (
         "The loss at step 2 is nan; nothing was saved.\n"
-        f"Most likely train.learning_rate={rate} is too high for {dtype}: try a tenth of it."
+        f"Most likely train.learning_rate={rate} is too high for {precision}: try a tenth of it."
     )
 
 
@@ -192,9 +192,9 @@ HAS_CUDA, HAS_MPS = torch.cuda.is_available(), torch.backends.mps.is_available()
 without_gpu = pytest.mark.skipif(HAS_CUDA or HAS_MPS, reason="this machine has a GPU")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_cpu_is_always_there(dtype: str) -> None:
-    assert resolve_device("cpu", dtype) == torch.device("cpu")
+@pytest.mark.parametrize("precision", ["exact", "float64", "float32"])
+def test_the_cpu_is_always_there(precision: str) -> None:
+    assert resolve_device("cpu", precision) == torch.device("cpu")
 
 
 @without_gpu
@@ -204,18 +204,18 @@ def test_auto_is_the_cpu_where_there_is_nothing_else() -> None:
 
 @without_gpu
 @pytest.mark.parametrize(
-    ("name", "dtype", "problem"),
+    ("name", "precision", "problem"),
     [
         ("cuda", "float64", "PyTorch finds none on this machine"),
         ("mps", "float32", "PyTorch finds none on this machine"),
-        ("mps", "float64", "it cannot compute in train.dtype=float64"),
+        ("mps", "float64", "it cannot compute in train.precision=float64"),
     ],
 )
 def test_a_device_that_cannot_train_is_refused_and_those_that_can_are_named(
-    name: str, dtype: str, problem: str
+    name: str, precision: str, problem: str
 ) -> None:
     with pytest.raises(CharlmError) as err:
-        resolve_device(name, dtype)
+        resolve_device(name, precision)
     assert str(err.value) == (
         f"train.device={name}: {problem}.\nExpected a device that can: cpu; `auto` takes the first of them."
     )
