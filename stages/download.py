@@ -1,9 +1,8 @@
 """Fetch the texts of data.source, strip what is not the book, join them, and check the digest of the result."""
 
-import os
 from pathlib import Path
 
-from charlm.config import load_params, project_root
+from charlm.config import address, load_params, project_root
 from charlm.text import collection
 from stages import stage
 
@@ -17,7 +16,7 @@ def main(out: Path) -> None:
         collection.expand(params.data.source),
         kept=project_root() / out / "texts",  # also for an experiment that DVC runs in a temporary folder
         sha256=params.data.sha256,
-        mirror=os.environ.get("CHARLM_GUTENBERG_MIRROR"),
+        mirror=address("CHARLM_GUTENBERG_MIRROR", project_root()) or None,
     )
 
 

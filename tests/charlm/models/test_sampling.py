@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from charlm.errors import CharlmError
-from charlm.models.sampling import sample
+from charlm.models.sampling import BATCH, batches, sample, samples
 from charlm.models.table import BigramTable
 from charlm.random import generator
 from charlm.text.vocabulary import Vocabulary
@@ -63,3 +63,13 @@ def test_a_prompt_that_cannot_be_continued_is_refused(model: BigramTable, prompt
         sample(model, VOCABULARY, prompt, max_new_tokens=1, temperature=1.0, seed=1)
     start = "The prompt (for the pipeline, sample.prompt in params.yaml) cannot be used.\n"
     assert err.value.message.startswith(start + problem)
+
+
+def test_many_prompts_are_continued_together_each_as_alone(model: BigramTable) -> None:
+    prompts = ["a", "bc", "d", *["ab"] * (2 * BATCH), "a"]
+    settings = {"max_new_tokens": 5, "temperature": 1.0, "seed": 3}
+    assert samples(model, VOCABULARY, prompts, **settings) == [
+        sample(model, VOCABULARY, prompt, **settings) for prompt in prompts
+    ]
+    assert sorted(place for batch in batches(prompts) for place in batch) == list(range(len(prompts)))
+    assert max(len(batch) for batch in batches(prompts)) == BATCH
