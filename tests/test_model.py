@@ -98,7 +98,7 @@ def test_served_champion_answers_as_generate_does_and_outlives_bad_requests(prom
             "A prompt is 7: expected a string": {"inputs": 7},
             "A prompt is True: expected a string": {"instances": [True]},
             "A prompt is 1.5: expected a string": {"dataframe_split": {"columns": ["prompt"], "data": [["a"], [1.5]]}},
-            "single column": {"inputs": {"prompt": "The "}},
+            "expects a single n-dimensional array or a single value": {"inputs": {"prompt": "The "}},
             "Failed to validate type and shape for 'seed'": {"inputs": ["a"], "params": {"seed": "seven"}},
         }
         for message, body in refused.items():

@@ -146,9 +146,8 @@ def test_what_cannot_be_tried_is_refused(
         "failed": f"failed: run {failed} is FAILED",
         "foreign": "foreign: it is not a run of charlm",
         "outside": "outside: it was made outside git",
-        "gone": f"Commit {'1' * 40} is not in this repository.\nFetch it (git fetch --all)",
-        "older": "The packages differ from those of the run:\n  not-here: 1.0 on record, not installed here\n"
-        "  torch: 2.12.0 on record, 2.13.0",
+        "gone": f"Commit {'1' * 40} is not in this repository.\nFetch it: `git fetch --all`, or `dvc exp pull origin NAME` if",
+        "older": "The packages that decide a result differ from those of the run:\n  torch: 2.12.0 on record, 2.13.0",
     }
     for reference, message in expected.items():
         result = charlm("reproduce", reference)
