@@ -86,8 +86,8 @@ def promote(*, run: str | None, force: bool) -> None:
     """Register the model of RUN, and make it the champion if it is better.
 
     RUN is an id, the beginning of one, a run's name, or `latest`; the default is the run with the lowest test loss on
-    the champion's text. Better means a lower test loss on the same text. A run that is not better is registered, and
-    the command exits with 1.
+    the champion's text. Better means a lower test loss on the same text. A run that is not better is not
+    registered, and the command exits with 1.
     """
     from charlm.tracking import registry
 

@@ -30,6 +30,8 @@ from charlm.errors import TOKEN, CharlmError, indented, without_password
 
 PARAMS_FILE = "params.yaml"
 CREDENTIALS = "credentials belong in ~/.netrc or in CHARLM_AUTHORIZATION (docs/how-it-works.md, Credentials)"
+LONGEST_NAME = 300
+"""Characters of a source where it is named."""
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -244,6 +246,32 @@ def _nearest(folder: Path, name: str) -> Path | None:
     return next((place for place in (folder, *folder.parents) if (place / name).exists()), None)
 
 
+def address(variable: str, root: Path) -> str:
+    """The address or path in an environment variable, a relative path in `root`; empty if it is unset or empty.
+
+    So it means the same wherever DVC runs a stage.
+    """
+    value = os.environ.get(variable, "")
+    if value.startswith("sqlite"):
+        return sqlite_address(value, root)
+    is_path = value and ":" not in value and not value.startswith("databricks")  # MLflow's name of a service
+    return str(root / value) if is_path else value
+
+
+def sqlite_address(value: str, root: Path) -> str:
+    """The address of a SQLite database, the path of its file in `root` if it is relative."""
+    from sqlalchemy import make_url
+
+    url = make_url(value)
+    if not url.database or url.database.startswith((":memory:", "file:")):
+        return value
+    path = str(root / url.database)
+    url = url.set(database=path)
+    plain = url.render_as_string(hide_password=False)
+    # MLflow creates the folder in a plain address, but takes its quoting for part of the name.
+    return plain if path in plain else url.set(drivername="sqlite+pysqlite").render_as_string(hide_password=False)
+
+
 def load_params(path: Path = Path(PARAMS_FILE)) -> Params:
     """Read and check `path`.
 
@@ -294,8 +322,10 @@ def flatten(params: Params, *sections: str) -> dict[str, Any]:
 
 
 def short_source(sources: Sequence[str]) -> str:
-    """`data.source` in few words: the only one itself, or how many there are."""
-    return sources[0] if len(sources) == 1 else f"{len(sources)} texts"
+    """`data.source` in few words: the only one, or its beginning, or how many there are."""
+    if len(sources) > 1:
+        return f"{len(sources)} texts"
+    return sources[0] if len(sources[0]) <= LONGEST_NAME else f"{sources[0][:LONGEST_NAME]}…"
 
 
 def is_pattern(source: str) -> bool:

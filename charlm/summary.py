@@ -1,5 +1,6 @@
 """A finished run in words: for the terminal (`python -m charlm.summary`) and, in Markdown, for MLflow."""
 
+import re
 from collections.abc import Mapping
 
 from charlm.config import PARAMS_FILE, Params, load_params, project_root, short_source
@@ -16,7 +17,7 @@ EXPLANATIONS = {
 }
 """What each reference of metrics.json means."""
 NOT_COUNTED = f"kneser_ney: not counted for texts over {MAX_CHARACTERS // 10**6} million characters"
-_SAMPLE_LINES = 10
+_SAMPLE_LINES, _SAMPLE_CHARACTERS = 10, 1000
 
 
 def rows(metrics: Metrics) -> list[tuple[str, float, str]]:
@@ -40,21 +41,24 @@ def decoded(encodings: Mapping[str, int]) -> str:
 
 
 def sample_lines(text: str) -> str:
-    """The first lines of a sample that are not blank."""
-    return "\n".join([line for line in text.split("\n") if line.strip()][:_SAMPLE_LINES])
+    """The first lines of a sample that are not blank, and of long ones the beginning."""
+    lines = "\n".join([line for line in text.split("\n") if line.strip()][:_SAMPLE_LINES])
+    return lines if len(lines) <= _SAMPLE_CHARACTERS else f"{lines[:_SAMPLE_CHARACTERS]}…"
 
 
 def markdown(results: Results, params: Params) -> str:
     """The description of a run: what was trained, on which text, and how well."""
     metrics = results.read_metrics()
     test = metrics["test"]
+    sample = sample_lines(results.read_sample())
+    fence = "`" * max([3, *(len(marks) + 1 for marks in re.findall("`+", sample))])
     table = "\n".join(f"| {name} | {loss:.4f} | {meaning} |" for name, loss, meaning in rows(metrics))
     return (
         f"**{params.model.name}** on {short_source(params.data.source)}: test loss **{test['loss']:.4f}** nats per "
         f"character ({test['bits_per_char']:.4f} bits, perplexity {test['perplexity']:.2f}).\n\n"
         f"| | nats per character | |\n|---|---|---|\n{table}\n\n{notes(metrics['reference'])}"
         f"{decoded(results.read_encodings())}"
-        f"The beginning of samples/trained.txt:\n\n```\n{sample_lines(results.read_sample())}\n```\n"
+        f"The beginning of samples/trained.txt:\n\n{fence}\n{sample}\n{fence}\n"
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from charlm.config import load_params, project_root
+from charlm.config import address, load_params, project_root
 from charlm.files import write_json
 from charlm.text import collection
 from charlm.text.http import Client, authorizations
@@ -23,7 +23,7 @@ def main(out: Path) -> None:
         kept=project_root() / out / "texts",  # also for an experiment that DVC runs in a temporary folder
         sha256=params.data.sha256,
         encoding=params.data.encoding,
-        mirror=os.environ.get("CHARLM_GUTENBERG_MIRROR"),
+        mirror=address("CHARLM_GUTENBERG_MIRROR", project_root()) or None,
         client=Client(authorization=authorizations(os.environ.get("CHARLM_AUTHORIZATION", ""))),
     )
     found = [{"source": name, "encoding": str(encoding)} for name, encoding in zip(sources, encodings, strict=True)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from charlm.config import PARAMS_FILE, load_params, project_root
+from charlm.errors import CharlmError
 from charlm.files import sha256, write_text
 from charlm.provenance.code import Origin
 from charlm.provenance.repository import LOCK
@@ -24,8 +25,16 @@ def main(data: Path, out: Path) -> None:
     params, results = load_params(), Results(data)
     if enabled():
         texts = {name: Path(name).read_text(encoding="utf-8") for name in (PARAMS_FILE, LOCK)}
-        ids = record(Store(project_root()), content_of(results, params, texts), Origin.here())
-        click.echo(f"Recorded as MLflow run {', '.join(ids)}; `charlm ui` shows it.")
+        content, root = content_of(results, params, texts), project_root()
+        try:
+            ids = record(Store(root), content, Origin.here())
+        except CharlmError as err:
+            if root.resolve() == Path.cwd():
+                raise  # the next `dvc repro` records
+            # A failure here would lose the experiment with the temporary folder that DVC runs it in.
+            click.secho(f"Not recorded: {err.message}\n`charlm sync` does it later.", err=True, fg="yellow")
+        else:
+            click.echo(f"Recorded as MLflow run {', '.join(ids)}; `charlm ui` shows it.")
     else:
         click.echo(f"CHARLM_TRACKING=off: nothing is recorded; `{RECORD_LATER}` does it later.")
     write_text(out / "checkpoint.sha256", f"{sha256(results.checkpoint)}  {results.checkpoint.name}\n")

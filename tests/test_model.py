@@ -93,6 +93,13 @@ def test_served_champion_answers_as_generate_does_and_outlives_bad_requests(prom
             "max_new_tokens is 0: expected 1 or more": {"inputs": ["a"], "params": {"max_new_tokens": 0}},
             "seed is -1: expected 0 or more": {"inputs": ["a"], "params": {"seed": -1}},
             "Model inference is missing inputs": {"inputs": []},
+            "A prompt is None: expected a string": {"inputs": [None]},
+            "A prompt is nan: expected a string": {"inputs": ["The ", None]},
+            "A prompt is 5: expected a string": {"inputs": ["The ", 5]},
+            "A prompt is 7: expected a string": {"inputs": 7},
+            "A prompt is True: expected a string": {"instances": [True]},
+            "A prompt is 1.5: expected a string": {"dataframe_split": {"columns": ["prompt"], "data": [["a"], [1.5]]}},
+            "expects a single n-dimensional array or a single value": {"inputs": {"prompt": "The "}},
             "Failed to validate type and shape for 'seed'": {"inputs": ["a"], "params": {"seed": "seven"}},
         }
         for message, body in refused.items():

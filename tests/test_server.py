@@ -370,7 +370,8 @@ def assert_has_content(team: Team, run: MlflowRun) -> None:
     assert course(team, run, "loss/batch") == [(10, 2.05), (15, 1.55)]
     assert course(team, run, "perplexity/test") == [(15, 4.9)]
     assert course(team, run, "reference/uniform") == [(0, 4.4), (15, 4.4)]
-    assert run.data.tags["mlflow.note.content"].startswith("A note\n`charlm reproduce ")
+    assert run.data.tags["mlflow.note.content"].startswith("`charlm reproduce ")
+    assert run.data.tags["mlflow.note.content"].endswith("\n\nA note")
     names = {entry.path for entry in MlflowClient(team.address).list_artifacts(run.info.run_id)}
     assert names == {"note.txt", "environment.json", "patch.diff"}
     [model] = MlflowClient(team.address).search_logged_models([run.info.experiment_id])

@@ -2,7 +2,9 @@
 
 import contextlib
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from ruamel.yaml import YAML
 
 from charlm.cli import main
@@ -72,7 +75,6 @@ def test_sync_makes_a_run_of_every_result_once(synced: Path, run: Run) -> None:
         samples = client(synced).list_artifacts(each.info.run_id, "samples")
         assert [entry.path for entry in samples] == ["samples/trained.txt", "samples/untrained.txt"]
     assert recorded["better-1"].data.tags["charlm.dvc_experiment"] == "better-1"
-    assert recorded["better-1"].data.tags["charlm.sweep"] == "better"
     head = run(synced, "git", "rev-parse", "HEAD").stdout.strip()
     assert committed.data.tags["mlflow.source.git.commit"] == head
     assert recorded["better-1"].data.tags["mlflow.source.git.commit"] != head
@@ -148,6 +150,31 @@ def test_results_that_are_incomplete_are_left_out_with_the_reason(two_results: P
     assert [run.data.params["train.learning_rate"] for run in runs(project).values()] == ["0.0003"]
 
 
+def test_deleted_run_stays_deleted_and_its_restoration_is_offered(synced: Path) -> None:
+    """It came back by the next sync."""
+    deleted = runs(synced)["better-1"].info.run_id
+    client(synced).delete_run(deleted)
+    output = charlm(synced, "sync")
+    assert (
+        f"better-1: left out, its run {deleted} was deleted; `mlflow runs restore --run-id {deleted}` restores it"
+        in output
+    )
+    assert output.count("is recorded already") == 1
+    client(synced).restore_run(deleted)
+    assert charlm(synced, "sync").count("is recorded already") == 2
+
+
+def test_experiment_that_was_recorded_without_its_name_is_found_by_it(synced: Path) -> None:
+    """After `dvc exp apply better-1 && dvc repro` sync called it recorded, and nothing had the name."""
+    run_id = runs(synced)["better-1"].info.run_id
+    client(synced).delete_tag(run_id, "charlm.dvc_experiment")
+    client(synced).update_run(run_id, name="polite-owl-7")
+    assert f"better-1: recorded as run {run_id}" in charlm(synced, "sync")
+    assert runs(synced)["polite-owl-7"].data.tags["charlm.dvc_experiment"] == "better-1"
+    assert f"({run_id[:12]})" in charlm(synced, "promote", "better-1")
+    assert charlm(synced, "sync").count("is recorded already") == 2
+
+
 def test_promote_makes_the_better_run_the_champion_and_keeps_it(synced: Path) -> None:
     recorded = runs(synced)
     worse = next(run for name, run in recorded.items() if name != "better-1")
@@ -164,12 +191,83 @@ def test_promote_makes_the_better_run_the_champion_and_keeps_it(synced: Path) ->
     for arguments in ([], ["better-1"], ["better-1", "--force"]):
         assert "is version 2 of the model charlm and the champion already." in charlm(synced, "promote", *arguments)
     refused = charlm(synced, "promote", worse.info.run_id, code=1)
-    assert refused.startswith("Error: Version 2 of charlm (run better-1, test loss ")
+    better = recorded["better-1"].info.run_id
+    assert refused.startswith(f"Error: The champion stays version 2 of charlm (run {better[:12]}, test loss ")
     assert "--force moves the alias anyway." in refused
     assert champion() == ("2", recorded["better-1"].info.run_id)
     charlm(synced, "promote", worse.info.run_id, "--force")
     assert champion() == ("1", worse.info.run_id)
-    assert len(client(synced).search_model_versions("name = 'charlm'")) == 2
+    versions = {str(version.version): version for version in client(synced).search_model_versions("name = 'charlm'")}
+    theirs = f"{recorded['better-1'].data.metrics['loss/test']:.4f}"
+    ours = f"{worse.data.metrics['loss/test']:.4f}"
+    assert {number: version.description for number, version in versions.items()} == {
+        "1": f"Test loss {ours}; promoted by --force over version 2 of charlm (run {better[:12]}, test loss {theirs}).",
+        "2": f"Test loss {theirs}; better than version 1 of charlm (run {worse.info.run_id[:12]}, test loss {ours}) "
+        "on the same text.",
+    }
+
+
+def test_refused_promotion_leaves_no_version(synced: Path) -> None:
+    charlm(synced, "promote", "better-1")
+    worse = next(run for name, run in runs(synced).items() if name != "better-1")
+    charlm(synced, "promote", worse.info.run_id, code=1)
+    [version] = client(synced).search_model_versions("name = 'charlm'")
+    assert version.run_id == runs(synced)["better-1"].info.run_id
+    assert version.description.endswith("; there was no champion.")
+
+
+def purge(project: Path, run_id: str) -> None:
+    """Delete a run as `mlflow gc` does."""
+    client(project).delete_run(run_id)
+    store = SqlAlchemyStore(f"sqlite:///{project / 'mlflow.db'}", str(project / "mlartifacts"))
+    store._hard_delete_run(run_id)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["figures on the version", "no figures"])
+def test_champion_whose_run_is_gone_is_compared_by_its_version_or_kept_until_forced(synced: Path, known: bool) -> None:  # noqa: FBT001
+    """The run deleted for good, promote failed and blamed the store."""
+    recorded = runs(synced)
+    worse = next(run for name, run in recorded.items() if name != "better-1")
+    charlm(synced, "promote", worse.info.run_id)
+    if not known:
+        for tag in ("loss/test", "charlm.test_digest"):
+            client(synced).delete_model_version_tag("charlm", "1", tag)
+    purge(synced, worse.info.run_id)
+    if not known:
+        output = charlm(synced, "promote", code=1)
+        assert "The champion stays version 1 of charlm (run " in output
+        assert "its run is not in sqlite:///" in output
+        assert "--force moves the alias anyway." in output
+    output = charlm(synced, "promote", *([] if known else ["--force"]))
+    assert "is version 2 of the model charlm and now the champion" in output
+
+
+def test_alias_of_a_deleted_version_is_no_champion(synced: Path) -> None:
+    charlm(synced, "promote", "better-1")
+    client(synced).delete_model_version("charlm", "1")
+    with closing(sqlite3.connect(synced / "mlflow.db")) as store, store:
+        store.execute(
+            "INSERT OR REPLACE INTO registered_model_aliases (name, alias, version) VALUES ('charlm', 'champion', 1)"
+        )
+    assert "is version 2 of the model charlm and now the champion" in charlm(synced, "promote", "better-1")
+
+
+def test_registry_elsewhere_has_the_model_and_generates(
+    synced: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(empty_store, synced / "registry.db")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "sqlite:///registry.db")
+    monkeypatch.chdir(synced / "docs")
+    assert "is version 1 of the model charlm and now the champion" in charlm(synced, "promote")
+    here, elsewhere = (f"sqlite:///{synced / name}" for name in ("mlflow.db", "registry.db"))
+    assert MlflowClient(here, here).search_registered_models() == []
+    champion = MlflowClient(here, elsewhere).get_model_version_by_alias("charlm", "champion")
+    assert champion.run_id == runs(synced)["better-1"].info.run_id
+    generate = ("generate", "--seed", "7", "--length", "20", "The ", "--model")
+    expected = charlm(synced, *generate, f"runs:/{champion.run_id}")
+    assert charlm(synced, *generate, "models:/charlm@champion") == expected
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9")
+    assert "MLflow cannot use its store http://127.0.0.1:9" in charlm(synced, "promote", code=1)
 
 
 def test_run_on_another_text_is_no_better_and_no_worse(synced: Path) -> None:
@@ -183,7 +281,8 @@ def test_run_on_another_text_is_no_better_and_no_worse(synced: Path) -> None:
     model = store.create_logged_model("1", "charlm", other)
     store.finalize_logged_model(model.model_id, "READY")
     assert "was measured on another text, their losses do not compare" in charlm(synced, "promote", "other", code=1)
-    assert "(run better-1" in charlm(synced, "promote", "other", code=1)
+    better = runs(synced)["better-1"].info.run_id
+    assert f"(run {better[:12]}, test loss " in charlm(synced, "promote", "other", code=1)
     assert "is version 1 of the model charlm and the champion already" in charlm(synced, "promote")
 
 

@@ -9,6 +9,9 @@ from typing import Self
 
 from packaging.utils import canonicalize_name
 
+DECISIVE = ("charset-normalizer", "httpx", "numpy", "pydantic", "pydantic-core", "ruamel-yaml", "safetensors", "torch")
+"""The packages that the code of the stages imports to compute: another version could give other bytes."""
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -45,9 +48,22 @@ class Environment:
         """As JSON, one package a line."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
-    def software_differences(self, other: Self) -> list[str]:
-        """A line for Python and each package with another version in `other`; charlm itself does not count."""
-        return differences(*({"python": e.python} | e.packages | {"charlm": ""} for e in (self, other)))
+    def decisive_differences(self, other: Self) -> list[str]:
+        """A line for each of Python and DECISIVE that has another version in `other`.
+
+        Of Python the minor version counts, of a package all but the local one: 2.13.0+cpu and 2.13.0+cu128 are 2.13.0.
+        """
+        return differences(self._decisive(), other._decisive())
+
+    def _decisive(self) -> dict[str, str]:
+        versions = {name: self.packages[name].partition("+")[0] for name in DECISIVE if name in self.packages}
+        return {"python": ".".join(self.python.split(".")[:2])} | versions
+
+    def other_differences(self, other: Self) -> list[str]:
+        """A line for each other difference of Python and the packages; charlm itself does not count."""
+        found = differences(*({"python": e.python} | e.packages | {"charlm": ""} for e in (self, other)))
+        decisive = {line.partition(":")[0] for line in self.decisive_differences(other)}
+        return [line for line in found if line.partition(":")[0] not in decisive]
 
     def machine_differences(self, other: Self) -> list[str]:
         """A line if the platform, and if the CPU capability, differs in `other`; neither should change a result."""

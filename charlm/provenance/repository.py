@@ -34,7 +34,8 @@ def check_out(root: Path, commit: str, folder: Path) -> Path:
     if run(root, "git", "cat-file", "-e", f"{commit}^{{commit}}").returncode:
         raise NotTriedError(
             f"Commit {commit} is not in this repository.",
-            fix="Fetch it (git fetch --all), or run this in the clone that it was made in.",
+            fix="Fetch it: `git fetch --all`, or `dvc exp pull origin NAME` if only a DVC experiment has it. If it was "
+            "never pushed, run this in the clone that it was made in.",
         )
     top, place = (
         os.fsdecode(require(run(root, "git", "rev-parse", f"--show-{what}"))).rstrip("\n")

@@ -1,12 +1,15 @@
 """charlm's values as MLflow's entities: parameters, metrics with their names, small artifacts."""
 
+import hashlib
 import json
+import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from charlm.config import PARAMS_FILE
 from charlm.training.history import Point
 
 if TYPE_CHECKING:
@@ -17,16 +20,25 @@ if TYPE_CHECKING:
 def as_params(params: Mapping[str, Any]) -> "list[Param]":
     r"""MLflow's parameters: readable strings as they are, everything else as JSON (`null`, `0.0003`, `"\n"`).
 
-    Values longer than MLflow allows are cut.
+    Of a value longer than MLflow allows there is the beginning, the size and the digest; params.yaml has all of it.
     """
     from mlflow.entities import Param
     from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
-    texts = {
-        key: value if isinstance(value, str) and value.isprintable() else json.dumps(value)
-        for key, value in params.items()
-    }
-    return [Param(key, text[:MAX_PARAM_VAL_LENGTH]) for key, text in texts.items()]
+    def text(value: Any) -> str:
+        whole = value if isinstance(value, str) and value.isprintable() else json.dumps(value)
+        if len(whole) <= MAX_PARAM_VAL_LENGTH:
+            return whole
+        size = f"{len(value)} texts" if isinstance(value, list) else f"{len(value)} characters"
+        rest = f"… ({size}, SHA-256 {digest_of(whole)}, complete in {PARAMS_FILE})"
+        return whole[: MAX_PARAM_VAL_LENGTH - len(rest)] + rest
+
+    return [Param(key, text(value)) for key, value in params.items()]
+
+
+def digest_of(text: str) -> str:
+    """The SHA-256 digest of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def as_metrics(values: Mapping[str, float], step: int, when: int | None = None) -> "list[Metric]":
@@ -48,7 +60,20 @@ def losses(point: Point) -> dict[str, float]:
 
 def log_bytes(client: "MlflowClient", run_id: str, name: str, content: bytes) -> None:
     """Log `content` as the artifact `name`."""
+    _log(client, run_id, name, lambda path: path.write_bytes(content))
+
+
+def log_file(client: "MlflowClient", run_id: str, name: str, source: Path) -> None:
+    """Log the content of `source` as the artifact `name`.
+
+    MLflow copies a link as a link, and permissions too: DVC may link to its cache, whose files are read-only.
+    """
+    _log(client, run_id, name, lambda path: shutil.copyfile(source, path))
+
+
+def _log(client: "MlflowClient", run_id: str, name: str, write: Callable[[Path], object]) -> None:
+    """Log as the artifact `name` what `write` writes to a path."""
     with tempfile.TemporaryDirectory() as temporary:
         path, folder = Path(temporary) / PurePosixPath(name).name, str(PurePosixPath(name).parent)
-        path.write_bytes(content)
+        write(path)
         client.log_artifact(run_id, str(path), None if folder == "." else folder)

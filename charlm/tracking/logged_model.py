@@ -73,9 +73,21 @@ def complete_model(client: "MlflowClient", run_id: str, content: Content, measur
     model_id = ready[0] if ready else _log(client, run, content)
     if model_id not in [output.model_id for output in (run.outputs.model_outputs if run.outputs else [])]:
         # A metric with the timestamp that it has is the same point, not a second one.
-        linked = [Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id) for m in measured]
+        linked = [
+            Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id, **_dataset_of(m.key, run)) for m in measured
+        ]
         client.log_batch(run_id, metrics=linked)
         client.log_outputs(run_id, [LoggedModelOutput(model_id, int(content.params["train.max_iters"]))])
+
+
+def _dataset_of(key: str, run: "Run") -> dict[str, str]:
+    """Name and digest of the dataset that the metric `key` was measured on: the split behind its slash."""
+    return {
+        name: value
+        for entry in (run.inputs.dataset_inputs if run.inputs else [])
+        for name, value in {"dataset_name": entry.dataset.name, "dataset_digest": entry.dataset.digest}.items()
+        if key.rpartition("/")[2] in [tag.value for tag in entry.tags]
+    }
 
 
 def _is_abandoned(model: "LoggedModel") -> bool:
@@ -106,13 +118,16 @@ def _save(folder: Path, model: "LoggedModel", content: Content) -> None:
     for name in (*CODE, *own):
         (code / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(_PACKAGE / name, code / name)
+    files = {}
+    for name, source in {"checkpoint": content.checkpoint, "vocabulary": content.vocabulary}.items():
+        files[name] = str(shutil.copyfile(source, folder / source.name))  # not a link
     sampling = {name: content.params[f"sample.{name}"] for name in ("max_new_tokens", "temperature", "seed")}
     save_model(
         path=str(folder / "model"),
         mlflow_model=Model(model.artifact_location, model.source_run_id, model_id=model.model_id),
         python_model=str(_PACKAGE / "tracking/pyfunc.py"),
         code_paths=[str(code)],
-        artifacts={"checkpoint": str(content.checkpoint), "vocabulary": str(content.vocabulary)},
+        artifacts=files,
         signature=_signature(sampling),
         input_example=([content.example], sampling),
         pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in packages],
@@ -120,11 +135,14 @@ def _save(folder: Path, model: "LoggedModel", content: Content) -> None:
 
 
 def _signature(sampling: Mapping[str, Any]) -> "ModelSignature":
-    """A text for each text, and the parameters of sampling with their defaults."""
+    """A text for each text, and the parameters of sampling with their defaults.
+
+    For a string MLflow would take anything, 5 as "5" and null as "None"; the model itself refuses them.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType
 
     types = {"max_new_tokens": "long", "temperature": "double", "seed": "long"}
     specs = [ParamSpec(name, types[name], value) for name, value in sampling.items()]
-    texts = Schema([ColSpec("string")])
-    return ModelSignature(inputs=texts, outputs=texts, params=ParamSchema(specs))
+    return ModelSignature(Schema([ColSpec(AnyType())]), Schema([ColSpec("string")]), ParamSchema(specs))

@@ -5,6 +5,7 @@ installed. MLflow runs it instead of importing it, hence `set_model` at its end.
 """
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -57,13 +58,21 @@ class CharacterModel(PythonModel):
         from charlm.errors import CharlmError
         from charlm.models.sampling import batches, samples
 
-        prompts = list(model_input.iloc[:, 0])
+        prompts = _strings(model_input.iloc[:, 0])
         seconds = sum(self.first + (len(batch) - 1) * self.each for batch in batches(prompts))
         settings = _checked(len(prompts), params or {}, seconds)
         try:
             return samples(self.model, self.vocabulary, prompts, **settings)
         except CharlmError as err:
             raise MlflowException.invalid_parameter_value(err.message) from err
+
+
+def _strings(values: Iterable[object]) -> list[str]:
+    """The prompts; MlflowException if one is no string: the signature lets any value in, as MLflow would convert it."""
+    prompts = [value for value in values if isinstance(value, str)]
+    if others := [value for value in values if not isinstance(value, str)]:
+        raise MlflowException.invalid_parameter_value(f"A prompt is {others[0]!r}: expected a string.")
+    return prompts
 
 
 def _checked(prompts: int, params: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from charlm.config import is_pattern, short_source
+from charlm.config import LONGEST_NAME, PARAMS_FILE, is_pattern, short_source
 from charlm.files import sha256
 from charlm.provenance.code import ENVIRONMENT, EXPERIMENT_TAG, PATCH, Origin
 from charlm.tracking.content import Content
-from charlm.tracking.entities import as_metrics, as_params, log_bytes, losses
+from charlm.tracking.entities import as_metrics, as_params, digest_of, log_bytes, log_file, losses
 from charlm.tracking.logged_model import complete_model
 from charlm.tracking.store import ABANDONED_TAG, BATCH, CHECKPOINT_TAG, NOTE_TAG, RESULTS_TAG, Store, store_errors
 from charlm.tracking.ui_view import save_view
@@ -22,6 +22,8 @@ from charlm.tracking.ui_view import save_view
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
+
+_LONGEST_SOURCE = 60_000  # bytes of the source of a dataset; MLflow takes 65,535
 
 Histories = dict[str, "list[Metric]"]
 
@@ -49,12 +51,25 @@ def is_recorded(store: Store, content: Content, origin: Origin) -> bool:
     """Whether a run has all of `content` already."""
     with store_errors(store.uri):
         runs = _runs_of(store, content, origin)
-    return any(_is_complete(run) for run in runs)
+    return any(_is_complete(run, origin) for run in runs)
 
 
-def _is_complete(run: "Run") -> bool:
+def _is_complete(run: "Run", origin: Origin) -> bool:
     """Whether a record of the run has come to its end."""
-    return RESULTS_TAG in run.data.tags and NOTE_TAG in run.data.tags and run.info.status == "FINISHED"
+    needed = {NOTE_TAG, RESULTS_TAG, *([EXPERIMENT_TAG] if origin.experiment else [])}
+    return needed <= run.data.tags.keys() and run.info.status == "FINISHED"
+
+
+def deleted_run(store: Store, content: Content, origin: Origin) -> str | None:
+    """The id of a run of this result that was deleted in MLflow, if no other run is of it."""
+    from mlflow.entities import ViewType
+
+    condition = f"tags.`{RESULTS_TAG}` = '{content.results_sha256}'"
+    wanted = {param.key: param.value for param in as_params(content.params)}
+    with store_errors(store.uri):
+        deleted = store.client.search_runs([store.experiment_id], condition, ViewType.DELETED_ONLY)
+        found = [run.info.run_id for run in deleted if run.data.params.items() <= wanted.items()]
+        return found[0] if found and not _runs_of(store, content, origin) else None
 
 
 def _runs_of(store: Store, content: Content, origin: Origin) -> "list[Run]":
@@ -96,7 +111,9 @@ def _complete(client: "MlflowClient", run: "Run", content: Content, origin: Orig
     The tag that keeps other results out comes first, the description last: a run that has both is complete.
     """
     run_id = run.info.run_id
-    for tag, value in {CHECKPOINT_TAG: content.checkpoint_sha256, RESULTS_TAG: content.results_sha256}.items():
+    tags = {CHECKPOINT_TAG: content.checkpoint_sha256, RESULTS_TAG: content.results_sha256}
+    tags |= {EXPERIMENT_TAG: origin.experiment} if origin.experiment else {}
+    for tag, value in tags.items():
         if tag not in run.data.tags:
             client.set_tag(run_id, tag, value)
     if missing := [param for param in as_params(content.params) if param.key not in run.data.params]:
@@ -110,7 +127,7 @@ def _complete(client: "MlflowClient", run: "Run", content: Content, origin: Orig
     complete_model(client, run_id, content, last)
     if NOTE_TAG not in run.data.tags:
         command = f"`charlm reproduce {run_id[:12]}` reproduces it and compares every byte."
-        client.set_tag(run_id, NOTE_TAG, f"{content.description}\n{command}\n")
+        client.set_tag(run_id, NOTE_TAG, f"{command}\n\n{content.description}")
     if run.info.status != "FINISHED":
         client.set_terminated(run_id)
 
@@ -157,10 +174,9 @@ def _complete_artifacts(client: "MlflowClient", run: "Run", content: Content, or
     run_id = run.info.run_id
     sizes = dict(_artifacts(client, run_id))
     for name, path in content.files.items():
-        same = sizes.get(name) == path.stat().st_size and (_is_complete(run) or _is_same(client, run_id, name, path))
-        if not same:
-            folder = PurePosixPath(name).parent
-            client.log_artifact(run_id, str(path), str(folder) if folder.name else None)
+        complete = _is_complete(run, origin)
+        if sizes.get(name) != path.stat().st_size or not (complete or _is_same(client, run_id, name, path)):
+            log_file(client, run_id, name, path)
     small = {name: text.encode() for name, text in content.texts.items()}
     if not sizes.keys() >= {ENVIRONMENT, PATCH}:
         small |= origin.files()
@@ -208,11 +224,14 @@ def _datasets(content: Content) -> list[Any]:
 
 
 def _source(sources: list[str]) -> tuple[str, str, dict[str, Any]]:
-    """Name, MLflow's source type and source of a dataset; MLflow itself has no type for several texts."""
+    """Name, MLflow's source type and source of a dataset; several texts are what MLflow calls a source in code."""
+    name = short_source(sources)
     if len(sources) > 1:
-        return short_source(sources), "texts", {"texts": sources}
-    [source] = sources
-    address = urlsplit(source)
+        listed = json.dumps(sources)
+        if len(listed) > _LONGEST_SOURCE:
+            return name, "code", {"tags": {"texts": len(sources), "sha256": digest_of(listed), "listed": PARAMS_FILE}}
+        return name, "code", {"tags": {"texts": sources}}
+    address = urlsplit(sources[0])
     if address.scheme in ("http", "https"):
-        return PurePosixPath(address.path).stem, "http", {"url": source}
-    return source if is_pattern(source) else PurePosixPath(source).stem, "local", {"uri": source}
+        return PurePosixPath(address.path).stem[:LONGEST_NAME], "http", {"url": sources[0]}
+    return name if is_pattern(name) else PurePosixPath(sources[0]).stem[:LONGEST_NAME], "local", {"uri": sources[0]}

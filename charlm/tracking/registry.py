@@ -1,16 +1,16 @@
 """The registered model: versions from runs, the alias `champion` on the best one, and the files of any model."""
 
 import json
-import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from charlm.config import project_root
 from charlm.errors import CharlmError
 from charlm.tracking.logged_model import NAME, models_of
 from charlm.tracking.runs import find_run
-from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, reason, set_environ, store_errors
+from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, reason, store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 MODEL_VERSIONS = "mlflow.modelVersions"
 LOSS = "loss/test"
+DIGEST_TAG = "charlm.test_digest"
+"""A version's digest of the test split; with it and its loss a version can be compared when its run is gone."""
+T = TypeVar("T")
 
 
 def promote(store: Store, reference: str | None, *, force: bool = False) -> str:
@@ -30,28 +33,49 @@ def promote(store: Store, reference: str | None, *, force: bool = False) -> str:
 
     Raises CharlmError if there is no such run or it does not become the champion.
     """
-    # MLflow looks up models:/... in the store that this variable names, whatever client is used.
-    with store_errors(store.uri), set_environ("MLFLOW_TRACKING_URI", store.uri):
+    with store.as_default(), store_errors(store.registry_uri):
         champion = _champion(store.client)
-        run = find_run(store, reference) if reference else _best(store, champion)
-        version = _version(store.client, run)
+        with store_errors(store.uri):
+            run = find_run(store, reference) if reference else _best(store, champion)
+            model_id = _require_model(store.client, run)
         found = f"Run {run.info.run_name} ({run.info.run_id[:12]}), test loss {run.data.metrics[LOSS]:.4f}, is version "
-        found += f"{version.version} of the model {NAME}"
-        if champion and champion.run_id == version.run_id:
-            return f"{found} and the {CHAMPION} already."
-        if champion and not force:
-            _require_better(run, store.client.get_run(str(champion.run_id)), champion.version)
-        store.client.set_registered_model_alias(NAME, CHAMPION, version.version)
-    return f"{found} and now the {CHAMPION}: models:/{NAME}@{CHAMPION}"
+        if champion and champion.run_id == run.info.run_id:
+            return f"{found}{champion.version} of the model {NAME} and the {CHAMPION} already."
+        description = f"Test loss {run.data.metrics[LOSS]:.4f}; {_why(store, run, champion, force=force)}."
+        version = _version(store.client, run, model_id, description)
+        store.client.set_registered_model_alias(NAME, CHAMPION, version)
+    return f"{found}{version} of the model {NAME} and now the {CHAMPION}: models:/{NAME}@{CHAMPION}"
 
 
 def _champion(client: "MlflowClient") -> "ModelVersion | None":
-    """The version with the alias, if there is one."""
+    """The version with the alias, if there is one; an alias can outlive its version."""
     # A server with users refuses to look up the alias of a model that does not exist.
     aliases = [model.aliases for model in client.search_registered_models(f"name = '{NAME}'")]
     if not aliases or CHAMPION not in aliases[0]:
         return None
-    return client.get_model_version(NAME, str(aliases[0][CHAMPION]))
+    return _if_there(lambda: client.get_model_version(NAME, str(aliases[0][CHAMPION])))
+
+
+def _if_there(get: Callable[[], T]) -> T | None:
+    """What `get` gets from MLflow; None if MLflow has no such thing, or no longer."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return get()
+    except MlflowException as err:
+        if err.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def _measured(store: Store, version: "ModelVersion") -> tuple[float, str | None] | None:
+    """Loss on the test split, and that split's digest: from the version, else from its run; None if that is gone."""
+    if LOSS in version.tags:
+        return float(version.tags[LOSS]), version.tags.get(DIGEST_TAG)
+    run_id = version.run_id
+    with store_errors(store.uri):
+        run = _if_there(lambda: store.client.get_run(run_id)) if run_id else None
+    return (run.data.metrics[LOSS], _test_digest(run)) if run and LOSS in run.data.metrics else None
 
 
 def _best(store: Store, champion: "ModelVersion | None") -> "Run":
@@ -60,7 +84,8 @@ def _best(store: Store, champion: "ModelVersion | None") -> "Run":
     runs = [run for run in finished if CHECKPOINT_TAG in run.data.tags and LOSS in run.data.metrics]
     if not runs:
         raise CharlmError(f"No finished run in {store.address} to promote.", fix="`dvc repro` creates one.")
-    text = _test_digest(store.client.get_run(str(champion.run_id)) if champion else runs[0])
+    measured = _measured(store, champion) if champion else None
+    text = measured[1] if measured else _test_digest(runs[0])
     same = [run for run in runs if _test_digest(run) == text] or runs
     return min(same, key=lambda run: (run.data.metrics[LOSS], run.info.start_time))
 
@@ -72,37 +97,53 @@ def _test_digest(run: "Run") -> str | None:
     return tests[0] if tests else None
 
 
-def _version(client: "MlflowClient", run: "Run") -> "ModelVersion":
-    """The version of the registered model that is the model of the run, created if needed."""
+def _require_model(client: "MlflowClient", run: "Run") -> str:
+    """The id of the run's model; CharlmError if its record is not complete."""
     models = [model for model in models_of(client, run) if model.status == "READY"]
     if run.info.status != "FINISHED" or LOSS not in run.data.metrics or not models:
         raise CharlmError(
             f"Run {run.info.run_name} ({run.info.status}) has no model or no test loss: its record is not complete.",
             fix=f"`{RECORD_LATER}` completes it if its result is under data/, `charlm sync` if it is in DVC's cache.",
         )
+    return str(models[0].model_id)
+
+
+def _version(client: "MlflowClient", run: "Run", model_id: str, description: str) -> str:
+    """The version of the registered model that is the model of the run, created if needed, with this description."""
     if not client.search_registered_models(f"name = '{NAME}'"):
         client.create_registered_model(NAME, description="Character models, promoted by their loss on the test split.")
     versions = client.search_model_versions(f"name = '{NAME}' and run_id = '{run.info.run_id}'")
     if versions:
-        return versions[0]
-    model = models[0].model_id
-    version = client.create_model_version(NAME, f"models:/{model}", run.info.run_id, model_id=model)
+        client.update_model_version(NAME, versions[0].version, description)
+        return str(versions[0].version)
+    tags = {LOSS: str(run.data.metrics[LOSS]), DIGEST_TAG: _test_digest(run) or ""}
+    source = f"models:/{model_id}"
+    version = client.create_model_version(
+        NAME, source, run.info.run_id, tags, description=description, model_id=model_id
+    )
     # The page of the model shows this as its registered version.
-    client.set_logged_model_tags(model, {MODEL_VERSIONS: json.dumps([{"name": NAME, "version": version.version}])})
-    return version
+    client.set_logged_model_tags(model_id, {MODEL_VERSIONS: json.dumps([{"name": NAME, "version": version.version}])})
+    return str(version.version)
 
 
-def _require_better(run: "Run", best: "Run", version: str) -> None:
-    """Raise CharlmError unless `run` has a lower loss than `best`, the champion of this version, on the same text."""
-    mine, theirs = run.data.metrics[LOSS], best.data.metrics.get(LOSS, math.nan)
-    if _test_digest(run) != _test_digest(best):
+def _why(store: Store, run: "Run", champion: "ModelVersion | None", *, force: bool) -> str:
+    """Why the run becomes the champion, for a description; CharlmError if it may not: it is not better on its text."""
+    if champion is None:
+        return f"there was no {CHAMPION}"
+    mine, measured = run.data.metrics[LOSS], _measured(store, champion)
+    loss = f", test loss {measured[0]:.4f}" if measured else ""
+    before = f"version {champion.version} of {NAME} (run {str(champion.run_id)[:12]}{loss})"
+    if measured is None:
+        problem = f"its run is not in {store.address}, their losses cannot be compared"
+    elif _test_digest(run) != measured[1]:
         problem = f"run {run.info.run_name} was measured on another text, their losses do not compare"
-    elif mine < theirs:
-        return
+    elif mine < measured[0]:
+        return f"better than {before} on the same text"
     else:
         problem = f"run {run.info.run_name} has {mine:.4f}, which is not better"
-    champion = f"Version {version} of {NAME} (run {best.info.run_name}, test loss {theirs:.4f})"
-    raise CharlmError(f"{champion} stays the {CHAMPION}: {problem}.", fix="--force moves the alias anyway.")
+    if force:
+        return f"promoted by --force over {before}"
+    raise CharlmError(f"The {CHAMPION} stays {before}: {problem}.", fix="--force moves the alias anyway.")
 
 
 def model_files(model: str | None, temporary: Path) -> tuple[Path, Path]:
@@ -138,7 +179,7 @@ def _download(store: Store, uri: str, folder: Path) -> Path:
         if address.scheme == "runs":
             artifact = "checkpoint" if path in ("", NAME) else path  # has the same files as the run's model
             return Path(store.client.download_artifacts(run_id, artifact, str(folder)))
-        with set_environ("MLFLOW_TRACKING_URI", store.uri):
+        with store.as_default():
             return Path(download_artifacts(uri, dst_path=str(folder)))
     except (MlflowException, OSError) as err:
         raise CharlmError(

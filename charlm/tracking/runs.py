@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from charlm.config import PARAMS_FILE
 from charlm.errors import CharlmError, indented
 from charlm.provenance import reproduction
-from charlm.provenance.code import COMMIT_TAG, ENVIRONMENT, PATCH
+from charlm.provenance.code import COMMIT_TAG, ENVIRONMENT, EXPERIMENT_TAG, PATCH
 from charlm.provenance.environment import Environment
 from charlm.provenance.repository import LOCK
 from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, store_errors
@@ -29,7 +31,7 @@ def find_run(store: Store, reference: str) -> "Run":
     if reference == "latest":
         found = [run for run in runs if CHECKPOINT_TAG in run.data.tags][:1]
     else:
-        named = [run for run in runs if run.info.run_name == reference]
+        named = [run for run in runs if reference in (run.info.run_name, run.data.tags.get(EXPERIMENT_TAG))]
         found = named or [run for run in runs if run.info.run_id.startswith(reference)]
     if len(found) == 1:
         return found[0]
@@ -49,7 +51,8 @@ def reproduce(store: Store, reference: str, *, ignore_packages: bool) -> str:
     """Reproduce the run that `reference` means, compare every file, tag the run; return a sentence about it.
 
     Raises DifferentError if a file differs, another CharlmError if the run cannot be reproduced here: it is not
-    finished or not charlm's, its record is incomplete, or, without `ignore_packages`, other packages are installed.
+    finished or not charlm's, its record is incomplete, or, without `ignore_packages`, packages that decide a result
+    have other versions.
     """
     with store_errors(store.uri):
         run = find_run(store, reference)
@@ -60,15 +63,18 @@ def reproduce(store: Store, reference: str, *, ignore_packages: bool) -> str:
         names = (PATCH, PARAMS_FILE, LOCK, ENVIRONMENT)
         patch, params, lock, environment = (_read(Path(folder) / name, run) for name in names)
         recorded, here = Environment.from_json(environment), Environment.here()
-        software = recorded.software_differences(here)
+        software = recorded.decisive_differences(here)
         if software and not ignore_packages:
             raise CharlmError(
-                f"The packages differ from those of the run:{indented(software)}",
+                f"The packages that decide a result differ from those of the run:{indented(software)}",
                 fix="Install the recorded ones (requirements.lock of its commit), or go on with --ignore-packages.",
             )
         record = reproduction.Record(commit, patch, params, lock)
+        if others := recorded.other_differences(here):
+            click.echo(f"Other packages differ, which decide no result:{indented(others)}", err=True)
         with reproduction.reproduced(record) as again:
-            reproduction.report(record, again, Path(folder), software + recorded.machine_differences(here))
+            known = software + others + recorded.machine_differences(here)
+            reproduction.report(record, again, Path(folder), known)
     return f"Run {run.info.run_name} reproduced exactly: {_tag_reproduced(store, run, other_packages=bool(software))}."
 
 

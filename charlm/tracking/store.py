@@ -1,5 +1,6 @@
 """An MLflow store and the experiment in it: opened, or an error that says why not and what to do."""
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from charlm.config import address, sqlite_address
 from charlm.errors import CharlmError, without_password
 from charlm.tracking.process import has_ended, process
 
@@ -26,6 +28,7 @@ RECORD_LATER = "dvc repro --force --single-item record"
 """Records a result that is under data/ already."""
 WITHOUT = f"CHARLM_TRACKING=off to go on without: the results are the same, and `{RECORD_LATER}` records them later."
 """The end of a sentence about what to set."""
+OTHER_KIND = "it is neither a database nor a server."
 BATCH = 1000
 """MLflow's limit on the metrics of one log_batch."""
 _FIRST_ANSWER = 8.0  # seconds for a server's first answer
@@ -35,9 +38,14 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # for a few small files
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it prints the address of each run
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # read when mlflow is imported
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # failures are raised as well, and need no second report
 }
 _REMEDIES = {
+    OTHER_KIND: (
+        "Expected sqlite:///mlflow.db, postgresql+psycopg2://…, mysql+pymysql://…, http://… or https://….\n"
+        "`mlflow migrate-filestore --source mlruns --target sqlite:///mlflow.db` makes a database of a folder of files."
+    ),
     "You are not authenticated": (
         "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user that the server knows."
     ),
@@ -76,7 +84,7 @@ def _remedy(uri: str, problem: str) -> str:
     known = {
         "uri": without_password(uri),
         "host": urlsplit(uri).netloc.rpartition("@")[2],
-        "user": os.environ.get("MLFLOW_TRACKING_USERNAME", "you"),
+        "user": os.environ.get("MLFLOW_TRACKING_USERNAME") or "you",
         "experiment": _experiment_name(),
     }
     return next((remedy.format(**known) for said, remedy in _REMEDIES.items() if re.search(said, problem)), "")
@@ -84,7 +92,7 @@ def _remedy(uri: str, problem: str) -> str:
 
 def enabled() -> bool:
     """Whether runs are tracked: CHARLM_TRACKING is not `off`. CharlmError if it is neither that nor `on`."""
-    value = os.environ.get("CHARLM_TRACKING", "on")
+    value = os.environ.get("CHARLM_TRACKING") or "on"
     if value not in ("on", "off"):
         raise CharlmError(f"CHARLM_TRACKING={value}: expected on or off (on is the default).")
     return value == "on"
@@ -109,9 +117,9 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def reason(err: Exception) -> str:
-    """What `err` reports: for a known problem without the SQL and the hints after the first line, else complete."""
-    first, *rest = str(err).split("\n")
-    return without_password(first if rest and _remedy("", first) else str(err))
+    """What `err` reports, complete; for a known problem without SQLAlchemy's statement and hint at the end."""
+    text = str(err)
+    return without_password(text.partition("\n[SQL: ")[0] if _remedy("", text) else text)
 
 
 @contextmanager
@@ -135,13 +143,16 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         for name, value in _SETTINGS.items():
-            os.environ.setdefault(name, value)
+            os.environ[name] = os.environ.get(name) or value
         from filelock import FileLock
         from mlflow import MlflowClient
 
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+        own = sqlite_address("sqlite:///mlflow.db", root)
+        self.uri = address("MLFLOW_TRACKING_URI", root) or own
+        self.registry_uri = address("MLFLOW_REGISTRY_URI", root) or self.uri
         self.address = without_password(self.uri)
         """The URI as messages show it."""
+        self._artifacts = root / "mlartifacts" if self.uri == own else None
         self.alone: AbstractContextManager[object] = nullcontext()
         """Keeps out the other processes of this project; a server needs no such lock."""
         self.is_server = urlsplit(self.uri).scheme in ("http", "https")
@@ -151,16 +162,22 @@ class Store:
         # Two processes that create the tables of one database at the same time fail.
         with store_errors(self.uri), self.alone:
             self._reach()
-            self.client = MlflowClient(self.uri)
+            self.client = MlflowClient(self.uri, self.registry_uri)
             self.experiment_id = self._experiment(root)
 
     def _reach(self) -> None:
-        """Raise one of `failures` if nothing answers; MLflow itself would try for minutes."""
+        """Raise one of `failures` if nothing answers, CharlmError if `uri` is of no kind that charlm uses.
+
+        MLflow itself would try for minutes.
+        """
+        from mlflow.store.db.db_types import DATABASE_ENGINES
         from mlflow.utils.credentials import get_default_host_creds
         from mlflow.utils.rest_utils import http_request
         from sqlalchemy import create_engine
 
         if not self.is_server:
+            if urlsplit(self.uri).scheme.partition("+")[0] not in DATABASE_ENGINES:
+                raise store_error(self.uri, OTHER_KIND)
             with create_engine(self.uri).connect():
                 return
         server = get_default_host_creds(self.uri)
@@ -188,7 +205,7 @@ class Store:
             raise store_error(
                 self.uri, f"its experiment {name} is deleted. {restore}, or MLFLOW_EXPERIMENT_NAME chooses another."
             )
-        _require_artifacts(self.uri, found.artifact_location, root)
+        _require_artifacts(self.uri, found.artifact_location, self._artifacts)
         return str(found.experiment_id)
 
     def runs(self, condition: str = "") -> list["Run"]:
@@ -204,10 +221,18 @@ class Store:
         """Open a run, tagged with its `origin` (trained or restored) and this process; return its id."""
         kind = {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT"}
         own = {ORIGIN_TAG: origin, PROCESS_TAG: process()}
+        personal = own_tags()
         # MLflow repeats a request whose answer was lost, which would open a second run.
         with set_environ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"):
-            run = self.client.create_run(self.experiment_id, run_name=name, tags=kind | own | dict(tags))
+            run = self.client.create_run(self.experiment_id, run_name=name, tags=personal | kind | own | dict(tags))
         return str(run.info.run_id)
+
+    @contextmanager
+    def as_default(self) -> Iterator[None]:
+        """Let MLflow look up models:/... here in the block: it takes the store from the environment, not the client."""
+        names = ("MLFLOW_TRACKING_URI", self.uri), ("MLFLOW_REGISTRY_URI", self.registry_uri)
+        with set_environ(*names[0]), set_environ(*names[1]):
+            yield
 
     def abandoned(self) -> list["Run"]:
         """The runs still RUNNING although the process that kept them, on this machine, has ended: after a power cut."""
@@ -222,21 +247,30 @@ class Store:
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
 
+def own_tags() -> dict[str, str]:
+    """The tags that a person gives to runs in MLFLOW_RUN_CONTEXT, MLflow's variable; CharlmError if it is no object."""
+    text = os.environ.get("MLFLOW_RUN_CONTEXT") or "{}"
+    try:
+        return {str(key): str(value) for key, value in json.loads(text).items()}
+    except (ValueError, AttributeError) as err:
+        expected = """Expected a JSON object of tags: '{"team": "north"}'."""
+        raise CharlmError(f"MLFLOW_RUN_CONTEXT={text}: not usable ({err}).", expected) from err
+
+
 def _experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 
-def _require_artifacts(uri: str, location: str, root: Path) -> None:
-    """Raise CharlmError if the artifacts are not where the store says.
+def _require_artifacts(uri: str, location: str, own: Path | None) -> None:
+    """Raise CharlmError if the artifacts are not where the store says: in `own`, that of a project's own store.
 
     MLflow stores absolute paths: after a move the store points to the old place, and a copy would write into the
-    original. In a store that MLFLOW_TRACKING_URI names, artifacts may be in any folder that exists.
+    original. In any other store, artifacts may be in any folder that exists.
     """
-    address = urlsplit(location)
-    folder = Path(unquote(address.path))
-    own = "MLFLOW_TRACKING_URI" not in os.environ
-    moved = folder.resolve() != (root / "mlartifacts").resolve() if own else not folder.parent.is_dir()
-    if address.scheme in ("", "file") and moved:
+    place = urlsplit(location)
+    folder = Path(unquote(place.path))
+    moved = folder.resolve() != own.resolve() if own else not folder.parent.is_dir()
+    if place.scheme in ("", "file") and moved:
         raise store_error(
             uri,
             f"its artifacts are on record in {folder}: was the project's folder moved or copied?\n"

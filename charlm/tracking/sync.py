@@ -15,11 +15,11 @@ from ruamel.yaml.error import YAMLError
 
 from charlm.config import PARAMS_FILE, load_params
 from charlm.errors import CharlmError
-from charlm.provenance.code import Origin
+from charlm.provenance.code import Origin, experiments
 from charlm.provenance.repository import LOCK, STAGES, check_out, outputs, require, restore, run
 from charlm.results import Results
 from charlm.tracking.content import content_of
-from charlm.tracking.record import is_recorded, record
+from charlm.tracking.record import deleted_run, is_recorded, record
 from charlm.tracking.store import Store
 
 
@@ -40,12 +40,10 @@ class State:
 
 def states(root: Path) -> list[State]:
     """Every experiment, and every commit of a branch or tag that changes dvc.lock; one for each result."""
-    listed = os.fsdecode(require(run(root, "git", "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")))
-    experiments = re.findall(r"^(\w+) refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)$", listed, re.MULTILINE)
     log = ("git", "log", "--format=%H", "--branches", "--tags", "--remotes", "HEAD", "--", LOCK)
     commits = os.fsdecode(require(run(root, *log))).split()
     by_result: dict[bytes, State] = {}
-    for state in [*(State(*found) for found in experiments), *(State(commit, None) for commit in commits)]:
+    for state in [*(State(*found) for found in experiments(root)), *(State(commit, None) for commit in commits)]:
         result = run(root, "git", "rev-parse", f"{state.commit}:./{LOCK}", f"{state.commit}:./{PARAMS_FILE}")
         if not result.returncode:
             by_result.setdefault(result.stdout, state)
@@ -69,8 +67,12 @@ def sync(root: Path, cache: Path, store: Store, state: State) -> list[str]:
             raise LeftOutError(err.message.replace("\n", " ")) from err
         except (OSError, ValueError, LookupError, TypeError, AttributeError, YAMLError) as err:
             raise LeftOutError(f"this code cannot read its files ({type(err).__name__}: {err})") from err
-        origin = Origin(folder, state.experiment)
-        return [] if is_recorded(store, content, origin) else record(store, content, origin)
+        origin = Origin(folder, state.experiment, root)
+        if is_recorded(store, content, origin):
+            return []
+        if deleted := deleted_run(store, content, origin):
+            raise LeftOutError(f"its run {deleted} was deleted; `mlflow runs restore --run-id {deleted}` restores it")
+        return record(store, content, origin)
 
 
 def _check_out(root: Path, cache: Path, state: State, clone: Path) -> Path:

@@ -72,6 +72,8 @@ def test_every_reference_is_explained() -> None:
         ("".join(f"{n}\n\n" for n in range(20)), "0\n1\n2\n3\n4\n5\n6\n7\n8\n9"),
         ("a\x85b\u2028c", "a\x85b\u2028c"),
         ("\n", ""),
+        ("x" * 20_000, "x" * 1000 + "…"),
+        ("x" * 900 + "\n\n" + "y" * 900, "x" * 900 + "\n" + "y" * 99 + "…"),
     ],
 )
 def test_a_sample_is_shown_by_its_first_lines_that_are_not_blank(text: str, lines: str) -> None:
@@ -103,6 +105,19 @@ def test_description_of_a_run_is_this_markdown(data: Path, tmp_path: Path) -> No
         "sat.\n"
         "```\n"
     )
+
+
+@pytest.mark.parametrize(("sample", "fence"), [("x" * 20_000, "```"), ("a ```` b ` c\n", "`````")])
+def test_description_fits_into_a_tag_and_its_fence_is_closed(
+    data: Path, tmp_path: Path, sample: str, fence: str
+) -> None:
+    """One without line ends was cut at 8,000 characters, and one with a fence in it closed the description's own."""
+    (data / "sample/trained.txt").write_text(sample)
+    (tmp_path / "params.yaml").write_text(PARAMS.replace("books/oz.txt", "a" * 5000))
+    description = summary.markdown(Results(data), load_params(tmp_path / "params.yaml"))
+    assert len(description) < 4000
+    assert [line for line in description.splitlines() if line.startswith("```")] == [fence, fence]
+    assert f"{'a' * 300}…" in description
 
 
 @pytest.mark.parametrize("counted", [{}, {"kneser_ney": 1.457127}], ids=["a long text", "all references"])

@@ -30,8 +30,44 @@ def test_what_dvc_writes_makes_no_tree_dirty(repository: Path) -> None:
         (repository / name).write_text("as DVC leaves it\n")
     assert Origin.here().tags()["charlm.git_dirty"] == "false"
     assert patch(Path()) == b""
-    (repository / "params.yaml").write_text("changed\n")
+    (repository / "params.yaml").write_text("as `dvc exp run -S` leaves it, and the run has it as a file\n")
+    assert Origin.here().tags()["charlm.git_dirty"] == "false"
+    (repository / "notes.txt").write_text("neither code nor committed\n")
+    assert Origin.here().tags()["charlm.git_dirty"] == "false"
+    (repository / "stages/new.py").write_text("new code\n")
     assert Origin.here().tags()["charlm.git_dirty"] == "true"
+    assert b"new code" in patch(Path())
+
+
+def test_origin_names_branch_and_repository_without_a_password(repository: Path, run: Callable[..., Any]) -> None:
+    branch = run(repository, "git", "branch", "--show-current").stdout.strip()
+    assert Origin.here().tags()["mlflow.source.git.branch"] == branch
+    assert "mlflow.source.git.repoURL" not in Origin.here().tags()
+    for address, shown in {
+        "https://me:secret@example.org/a.git": "https://example.org/a.git",
+        "git@example.org:a.git": "git@example.org:a.git",
+    }.items():
+        run(repository, "git", "config", "remote.origin.url", address)
+        assert Origin.here().tags()["mlflow.source.git.repoURL"] == shown
+    run(repository, "git", "checkout", "--quiet", "--detach")
+    assert "mlflow.source.git.branch" not in Origin.here().tags()
+
+
+def test_result_of_an_applied_experiment_has_its_name(
+    repository: Path, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `dvc exp apply` and `dvc repro` the run had another name, and none of an experiment."""
+    for name, text in {"other": "other params\n", "mine": "my params\n"}.items():
+        (repository / "params.yaml").write_text(text)
+        run(repository, "git", "commit", "--quiet", "--all", f"--message={name}")
+        run(repository, "git", "update-ref", f"refs/exps/aa/{'b' * 38}/{name}", "HEAD")
+    assert Origin.here().experiment == "mine"
+    (repository / "dvc.lock").write_text("another result\n")
+    assert Origin.here().experiment is None
+    (repository / "dvc.lock").unlink()
+    assert Origin.here().experiment is None
+    monkeypatch.setenv("DVC_EXP_NAME", "running")
+    assert Origin.here().experiment == "running"
 
 
 def test_patch_holds_changed_and_new_code_and_leaves_the_index_alone(
@@ -123,9 +159,9 @@ def test_a_commit_is_checked_out_as_it_was_committed_whatever_the_users_settings
     assert (tmp_path / "own/params.yaml").read_bytes() == b"as committed\n"
 
 
-@pytest.mark.parametrize(
-    ("experiment", "sweep"), [("rates-1", "rates"), ("rates-2-12", "rates-2"), ("solid-oaks", None), (None, None)]
-)
-def test_experiments_of_one_grid_share_their_tag(repository: Path, experiment: str | None, sweep: str | None) -> None:
+@pytest.mark.parametrize("experiment", ["release-2", "rates-1", "solid-oaks", None])
+def test_experiment_is_its_own_name_and_no_sweep_is_guessed_from_it(repository: Path, experiment: str | None) -> None:
+    """release-2 was tagged as one of the sweep release."""
     tags = Origin(repository, experiment).tags()
-    assert (tags.get("charlm.dvc_experiment"), tags.get("charlm.sweep")) == (experiment, sweep)
+    assert tags.get("charlm.dvc_experiment") == experiment
+    assert "charlm.sweep" not in tags

@@ -1,5 +1,7 @@
 """The record in a real store, where the pipeline does not lead."""
 
+import hashlib
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.data import get_source
 from mlflow.entities import Metric, Param
 
+from charlm.errors import CharlmError
 from charlm.provenance.code import Origin
 from charlm.tracking.process import process
 from charlm.tracking.record import is_recorded, record
@@ -108,10 +112,70 @@ def test_experiments_with_the_same_checkpoint_keep_to_their_own_runs(root: Path,
     assert len(store.runs()) == 2
 
 
-def test_parameter_longer_than_mlflow_takes_is_found_again(root: Path, content: Callable[..., Any]) -> None:
-    store, params = Store(root), dict(content().params) | {"sample.prompt": "abc" * 3000}
-    [run_id] = record(store, content(params=params), HERE)
-    assert record(store, content(params=params), HERE) == [run_id]
+def test_values_longer_than_mlflow_takes_keep_their_size_and_digest(root: Path, content: Callable[..., Any]) -> None:
+    """The record of 2,000 paths failed each time: a dataset's source ends at 65,535 characters."""
+    sources = [f"books/a folder with a long name, é/{number:05}.txt" for number in range(2000)]
+    params = dict(content().params) | {"data.source": sources, "sample.prompt": "abc" * 3000}
+    result = content(params=params, sources=sources)
+    store = Store(root)
+    [run_id] = record(store, result, HERE)
+    assert record(store, result, HERE) == [run_id]
+    run = store.client.get_run(run_id)
+    digest = hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+    assert run.data.params["data.source"].endswith(f"… (2000 texts, SHA-256 {digest}, complete in params.yaml)")
+    assert "… (9000 characters, SHA-256 " in run.data.params["sample.prompt"]
+    assert {len(run.data.params[key]) for key in ("data.source", "sample.prompt")} == {6000}
+    source = get_source(run.inputs.dataset_inputs[0])
+    assert source.to_dict() == {"tags": {"texts": 2000, "sha256": digest, "listed": "params.yaml"}}
+
+
+@pytest.mark.parametrize(
+    ("sources", "read"),
+    [
+        (["tests/tale.txt"], {"uri": "tests/tale.txt"}),
+        (["books/*.txt"], {"uri": "books/*.txt"}),
+        (["https://example.org/a/book.txt"], {"url": "https://example.org/a/book.txt"}),
+        (["a.txt", "b.txt"], {"tags": {"texts": ["a.txt", "b.txt"]}}),
+        ([f"https://example.org/{'a' * 3000}"], {"url": f"https://example.org/{'a' * 3000}"}),
+    ],
+    ids=["path", "pattern", "address", "list", "long"],
+)
+def test_source_of_a_dataset_is_one_that_mlflow_reads(
+    root: Path, content: Callable[..., Any], sources: list[str], read: dict[str, Any]
+) -> None:
+    """MLflow had no source type `texts`."""
+    store = Store(root)
+    [run_id] = record(store, content(sources=sources), HERE)
+    train, test = store.client.get_run(run_id).inputs.dataset_inputs
+    assert get_source(train).to_dict().items() >= read.items()
+    assert (train.dataset.name[-6:], test.dataset.name[-5:]) == (" train", " test")
+
+
+def test_search_by_dataset_finds_the_model(root: Path, content: Callable[..., Any]) -> None:
+    """Its metrics named no dataset."""
+    store = Store(root)
+    record(store, content(), HERE)
+    for split, digest in content().tokens_sha256.items():
+        dataset = {"dataset_name": f"a {split}", "dataset_digest": digest[:36]}
+        for condition, expected in {"<": 1, ">": 0}.items():
+            found = store.client.search_logged_models(
+                [store.experiment_id], f"metrics.`loss/{split}` {condition} 2", [dataset]
+            )
+            assert len(found) == expected
+
+
+def test_run_has_the_tags_that_a_person_gives(
+    root: Path, content: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(root)
+    monkeypatch.setenv("MLFLOW_RUN_CONTEXT", '{"ci": "https://example.org/jobs/7", "n": 1, "charlm.origin": "mine"}')
+    [run_id] = record(store, content(), HERE)
+    tags = store.client.get_run(run_id).data.tags
+    assert (tags["ci"], tags["n"], tags["charlm.origin"]) == ("https://example.org/jobs/7", "1", "restored")
+    for wrong in ("ci=7", "[1]", '"text"'):
+        monkeypatch.setenv("MLFLOW_RUN_CONTEXT", wrong)
+        with pytest.raises(CharlmError, match="Expected a JSON object of tags"):
+            store.create_run("trained", {}, None)
 
 
 def test_model_that_another_process_is_logging_is_left_to_it(root: Path, content: Callable[..., Any]) -> None:

@@ -6,17 +6,18 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from charlm.config import address
 from charlm.errors import CharlmError, without_password
 from charlm.provenance.code import Origin
 from charlm.tracking.live import live_run
 from charlm.tracking.record import record
-from charlm.tracking.store import Store, reason, store_error
+from charlm.tracking.store import Store, enabled, reason, store_error
 from charlm.training.history import Point
 from tests.trainings import refusal
 
@@ -55,6 +56,106 @@ def test_store_whose_folder_was_moved_or_copied_is_reported_by_its_place_on_reco
         in error.value.message
     )
     assert "Moving the project's folder" in error.value.message
+
+
+@pytest.mark.parametrize("uri", ["", "sqlite:///mlflow.db"])
+def test_copied_project_with_an_empty_or_its_own_address_is_no_other_than_one_without(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    """With the variable set the copy wrote its artifacts into the original, even if it was empty."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    Store(root)
+    shutil.copy(root / "mlflow.db", copy)
+    with pytest.raises(CharlmError, match=r"was the project's folder moved or copied\?"):
+        Store(copy)
+
+
+def test_empty_variables_are_unset(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty, some of them were taken for a value: MLflow then failed at the first request."""
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_HTTP_REQUEST_TIMEOUT")
+    for name in (*names, "MLFLOW_RUN_CONTEXT", "CHARLM_TRACKING", "DVC_EXP_NAME"):
+        monkeypatch.setenv(name, "")
+    store = Store(root)
+    assert enabled()
+    assert Origin.here().experiment is None
+    assert store.client.get_experiment(store.experiment_id).name == "charlm"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "20"
+
+
+@pytest.mark.parametrize("name", ["what?", "100%25 done", "#1", "a b@c:d, é"])
+def test_store_is_in_the_project_s_folder_whatever_its_name(
+    root: Path, name: str, content: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address was the path behind a prefix, so that what? had its store in what."""
+    project = root / name
+    project.mkdir()
+    shutil.copy(root / "mlflow.db", project)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    [run_id] = record(Store(project), content(), Origin(project, None))
+    with closing(sqlite3.connect(project / "mlflow.db")) as database:
+        assert database.execute("SELECT run_uuid FROM runs").fetchall() == [(run_id,)]
+    assert (project / "mlartifacts" / run_id / "artifacts/patch.diff").is_file()
+    assert {path.name for path in root.iterdir() if path.is_dir()} == {name}
+
+
+def test_relative_address_means_the_project_s_folder_from_wherever_it_is_read(
+    root: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the temporary folder of `dvc exp run --temp` it meant that folder, and vanished with it."""
+    project = root / "project"
+    project.mkdir()
+    for name in ("runs.db", "models.db"):
+        shutil.copy(empty_store, project / name)
+    (root / "mlflow.db").unlink()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs.db")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "sqlite:///models.db")
+    store = Store(project)
+    store.client.create_registered_model("charlm")
+    for name, query in {
+        "runs.db": "SELECT name FROM experiments",
+        "models.db": "SELECT name FROM registered_models",
+    }.items():
+        with closing(sqlite3.connect(project / name)) as database:
+            assert ("charlm",) in database.execute(query).fetchall()
+    assert [path.name for path in root.iterdir()] == ["project"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, ""),
+        ("", ""),
+        ("mirror", "/project/mirror"),
+        ("/mirror", "/mirror"),
+        ("https://example.org/a", "https://example.org/a"),
+        ("sqlite:///a.db", "sqlite:////project/a.db"),
+        ("sqlite:////a.db", "sqlite:////a.db"),
+        ("sqlite://", "sqlite://"),
+        ("postgresql+psycopg2://me:secret@host/runs", "postgresql+psycopg2://me:secret@host/runs"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_address_is_read_with_relative_paths_in_the_project_s_folder(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, expected: str
+) -> None:
+    monkeypatch.delenv("AN_ADDRESS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("AN_ADDRESS", value)
+    assert address("AN_ADDRESS", Path("/project")) == expected
+
+
+@pytest.mark.parametrize("uri", ["file:./mlruns", "mlruns", "databricks", "s3://bucket/runs"])
+def test_store_of_another_kind_is_refused_with_the_kinds_there_are(
+    root: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    """The message was SQLAlchemy's: Could not parse SQLAlchemy URL from given URL string."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    message = refusal(root, uri if ":" in uri or uri == "databricks" else str(root / uri))
+    assert "it is neither a database nor a server" in message
+    assert "sqlite:///mlflow.db" in message
+    assert "mlflow migrate-filestore" in message
 
 
 @pytest.mark.parametrize("revision", ["451aebb31d03", "ffffffffffff"], ids=["older", "newer"])
@@ -115,9 +216,27 @@ def test_store_that_cannot_be_written_is_reported_before_the_training(
     assert "The disk is full or failing: free some space." in refusal(mounted, f"sqlite:///{mounted}/mlflow.db")
 
 
+def test_telemetry_is_off_unless_a_person_turns_it_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's was on, outside of CI."""
+    script = (
+        "from charlm.tracking.store import Store; from pathlib import Path; Store(Path.cwd())\n"
+        "from mlflow.telemetry import client, utils; "
+        "print(client.get_telemetry_client(), utils.is_telemetry_disabled())"
+    )
+    environment = {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "None True\n"
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
+    Store(root)
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "false"
+
+
 def test_unknown_problem_is_shown_complete() -> None:
     known, unknown = OSError("database is locked\n[SQL: SELECT 1]"), OSError("something new\nwith its details")
     assert reason(known) == "database is locked"
+    assert reason(OSError("database is locked\nby you\n[SQL: SELECT\n1]")) == "database is locked\nby you"
     assert reason(unknown) == "something new\nwith its details"
     assert (
         "something new\nwith its details\nOr set MLFLOW_TRACKING_URI" in store_error("x://y", reason(unknown)).message
