@@ -12,7 +12,7 @@ ifneq ($(wildcard $(MIRROR)),)
 export CHARLM_GUTENBERG_MIRROR ?= $(MIRROR)
 endif
 
-.PHONY: help repro verify test exactness bench screenshots check format ladder deps lock clean
+.PHONY: help repro verify test exactness bench screenshots notebook check format ladder deps lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -39,6 +39,9 @@ bench: .venv/bench/.ready  ## measure charlm beside the notebook and write docs/
 
 screenshots: $(READY)  ## write the pictures of the UI in docs/images; needs Chromium
 	python -m pytest tests/test_ui.py --screenshots docs/images
+
+notebook: $(READY)  ## run docs/walkthrough.ipynb and store its outputs in it
+	python -m tests.walkthrough
 
 check: $(READY)  ## format, lint and types, as CI checks them
 	ruff format --check .

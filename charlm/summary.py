@@ -82,7 +82,7 @@ def main() -> None:
     console.print(
         "\nFiles: data/, one folder a stage; the checkpoint is data/train/model.safetensors"
         "\nRuns:  . .venv/bin/activate, then `charlm ui`"
-        "\nText:  `charlm generate 'Dorothy '`"
+        "\nText:  `charlm generate`"
     )
 
 

@@ -342,6 +342,14 @@ def test_plots_draw_the_loss_and_the_next_characters(finished_project: Path, run
     assert [int(point["step"]) for point in loss["content"]["data"]["values"]].count(1000) == 2
 
 
+def test_page_of_plots_says_what_it_lacks_without_internet(finished_project: Path, run: Run, tmp_path: Path) -> None:
+    """It used to be blank. DVC fills in .dvc/page.html."""
+    run(finished_project, "dvc", "plots", "show", "--out", str(tmp_path))
+    page = (tmp_path / "index.html").read_text()
+    assert page.index("cdn.jsdelivr.net/npm/vega") < page.index("window.vegaEmbed ??=") < page.index("vegaEmbed('#")
+    assert 'id="offline" hidden' in page
+
+
 def test_a_run_adds_nothing_to_the_project_but_data_the_store_and_the_cache(finished_project: Path, run: Run) -> None:
     ignored = run(finished_project, "git", "status", "--porcelain", "--ignored").stdout.splitlines()
     places = {line.removeprefix("!! ").split("/")[0] for line in ignored if "__pycache__" not in line}

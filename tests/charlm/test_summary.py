@@ -144,7 +144,7 @@ def test_terminal_shows_the_result_of_the_project(
         "",
         "Files: data/, one folder a stage; the checkpoint is data/train/model.safetensors",
         "Runs:  . .venv/bin/activate, then `charlm ui`",
-        "Text:  `charlm generate 'Dorothy '`",
+        "Text:  `charlm generate`",
         "",
     ]
 
