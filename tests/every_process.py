@@ -81,6 +81,8 @@ def digest(name: str, joined: processes.Processes | None = None, *, precision: s
 
 # The whole grid
 
+LENGTH = 5
+"""Times as many iterations as in the tests."""
 
 CAPABILITIES = ["default", "avx2", "avx512"]
 """Instruction sets of PyTorch's own kernels, each with those before it."""
@@ -102,7 +104,7 @@ def rows() -> Iterator[list[str]]:
     for capability, mkl, threads, count in product(capabilities(), ["", "COMPATIBLE"], [1, 2, 4], [1, 2, 4]):
         with tempfile.TemporaryDirectory() as folder:
             program = ["torchrun", f"--nproc-per-node={count}"] if count > 1 else [sys.executable]
-            command = [*program, "-m", "tests.every_process", folder, "5"]
+            command = [*program, "-m", "tests.every_process", folder, str(LENGTH)]
             environment = os.environ | machine(capability, mkl, threads)
             subprocess.run(command, env=environment, check=True, capture_output=True)
             found = {Path(folder, str(rank)).read_text() for rank in range(count)}
@@ -124,8 +126,8 @@ def write_grid(path: Path) -> None:
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     path.write_text(
         "# Every machine that one machine can be\n\n"
-        "Written by `make exactness`. A digest is of the loss curve, all weights in float64, a text and probabilities "
-        f"of:\n\n{models}\n\n{len(digests)} digest{'s' * (len(digests) != 1)} in {len(lines) - 2} kinds of machine:\n\n"
+        "Written by `make exactness`. A digest is of the loss curve, all weights in float64, a text and probabilities. "
+        f"The models, and what differs in their training; `max_iters` is {LENGTH} times as large here:\n\n{models}\n\n{len(digests)} digest{'s' * (len(digests) != 1)} in {len(lines) - 2} kinds of machine:\n\n"
         f"{table}\n"
     )
     if len(digests) != 1:

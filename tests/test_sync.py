@@ -286,7 +286,9 @@ def test_run_on_another_text_is_no_better_and_no_worse(synced: Path) -> None:
     assert "is version 1 of the model charlm and the champion already" in charlm(synced, "promote")
 
 
-def test_promote_in_an_empty_store_says_what_creates_a_run(two_results: Path) -> None:
-    output = charlm(two_results, "promote", code=1)
+def test_promote_in_an_empty_store_says_what_creates_a_run(two_results: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(two_results, project)
+    output = charlm(project, "promote", code=1)
     assert output.endswith("to promote.\n`dvc repro` creates one.\n")
-    assert "no such run in sqlite:///" in charlm(two_results, "promote", "nothing", code=1)
+    assert "no such run in sqlite:///" in charlm(project, "promote", "nothing", code=1)
