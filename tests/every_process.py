@@ -127,7 +127,8 @@ def write_grid(path: Path) -> None:
     path.write_text(
         "# Every machine that one machine can be\n\n"
         "Written by `make exactness`. A digest is of the loss curve, all weights in float64, a text and probabilities. "
-        f"The models, and what differs in their training; `max_iters` is {LENGTH} times as large here:\n\n{models}\n\n{len(digests)} digest{'s' * (len(digests) != 1)} in {len(lines) - 2} kinds of machine:\n\n"
+        f"The models, and what differs in their training; `max_iters` is {LENGTH} times as large here:\n\n"
+        f"{models}\n\n{len(digests)} digest{'s' * (len(digests) != 1)} in {len(lines) - 2} kinds of machine:\n\n"
         f"{table}\n"
     )
     if len(digests) != 1:
