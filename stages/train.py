@@ -1,5 +1,6 @@
 """Train the model, and log the run live as it happens."""
 
+import math
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from charlm.config import Params, TrainParams, flatten, load_params, project_root
 from charlm.files import sha256, write_text
@@ -83,19 +84,28 @@ def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping
         .initial(len(vocabulary), params.train.block_size, weights, params.train.precision, **settings)
         .to(device)
     )
+    run.measure(model)
     decisive = _decisive(params, prepare, device.type, code)
     unfinished = Unfinished(project_root(), decisive)
     state, start = _resume(unfinished, run)
     agreed = decisive | {"the step to resume from (.charlm/unfinished)": str(start)}
     with processes.joined(device, lambda: agreed) as joined:
+        first = launcher.rank() == 0
         save = unfinished.save if launcher.local_rank() == 0 else None
-        batches = generator(seed, "batches")
-        points = train(model, splits, params.train, batches, processes=joined, state=state, save=save)
-        if launcher.rank() == 0:
-            write_text(out / "history.csv", history.to_csv(_shown(points, params.train, start, run)))
+        columns = (BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[state]}"))
+        with Progress(*columns, console=Console(stderr=True), disable=not first) as progress:
+            bar = _Bar(progress, params.train, start)
+            on_step = bar.advance if first else None
+            batches = generator(seed, "batches")
+            points = train(
+                model, splits, params.train, batches, processes=joined, state=state, save=save, on_step=on_step
+            )
+            if first:
+                write_text(out / "history.csv", history.to_csv(bar.logged(points, run)))
+            else:
+                deque(points, maxlen=0)  # the others need this process for the same steps
+        if first:
             checkpoint.save(out / "model.safetensors", model, name, settings, vocabulary)
-        else:
-            deque(points, maxlen=0)  # the others need this process for the same steps
     unfinished.remove()
 
 
@@ -127,22 +137,42 @@ def _decisive(params: Params, prepare: Path, device: str, code: Mapping[Path, st
     }
 
 
-def _shown(points: Iterable[history.Point], settings: TrainParams, start: int, run: LiveRun) -> Iterator[history.Point]:
-    """`points` as they come, each logged to `run` and shown on a progress bar; the rate is that after step `start`."""
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
-    tokens = settings.gradient_accumulation_steps * settings.batch_size * settings.block_size  # of an iteration
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("train", total=settings.max_iters, state="")
-        step, before = 0, time.perf_counter()
+class _Bar:
+    """A training run on the terminal, in 80 columns: its steps, the time left, the last losses, tokens a second."""
+
+    def __init__(self, progress: Progress, settings: TrainParams, start: int) -> None:
+        self._progress, self._start = progress, start
+        self._tokens = settings.gradient_accumulation_steps * settings.batch_size * settings.block_size  # of a step
+        self._task = progress.add_task("train", total=settings.max_iters, state="")
+        self._test_loss = math.nan
+        self._step, self._time = 0, time.perf_counter()  # of the last point
+        self._due = 0.0
+
+    def advance(self, step: int, batch_loss: float) -> None:
+        """Show the `batch_loss` of a step, at most ten times a second."""
+        now = time.perf_counter()
+        if now >= self._due:
+            self._due = now + 0.1
+            self._show(step, f"batch {batch_loss:.4f}", self._speed(step, now))
+
+    def logged(self, points: Iterable[history.Point], run: LiveRun) -> Iterator[history.Point]:
+        """`points` as they come, each logged to `run` and shown."""
         for point in points:
             now = time.perf_counter()
-            rate = (point.step - step) / (now - before)  # iterations a second
-            speed = rate * tokens if point.step > start else None
+            speed = self._speed(point.step, now) if point.step > self._start else None
             run.log(point, speed)
-            shown = f" · {speed:,.0f} tokens/s" if speed else ""
-            progress.update(bar, completed=point.step, state=f"test loss {point.test_loss:.4f}{shown}")
-            step, before = point.step, now
+            self._test_loss = point.test_loss
+            self._show(point.step, "", speed)
+            self._step, self._time = point.step, now
             yield point
+
+    def _speed(self, step: int, now: float) -> float:
+        """Tokens a second since the last point."""
+        return (step - self._step) * self._tokens / (now - self._time)
+
+    def _show(self, step: int, batch_loss: str, speed: float | None) -> None:
+        shown = [f"test {self._test_loss:.4f}", batch_loss, f"{speed:,.0f} tokens/s" if speed else ""]
+        self._progress.update(self._task, completed=step, state=" · ".join(filter(None, shown)))
 
 
 def _warn(message: str) -> None:

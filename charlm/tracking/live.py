@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from charlm.errors import CharlmError
 from charlm.files import sha256
-from charlm.provenance.code import ENVIRONMENT, PATCH, Origin, patch
+from charlm.provenance.code import ENVIRONMENT, PATCH, Origin
 from charlm.provenance.environment import Environment
 from charlm.tracking.entities import as_metrics, as_params, log_bytes, losses
 from charlm.tracking.store import (
@@ -45,6 +45,8 @@ from charlm.training.history import Point
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
+
+    from charlm.models.base import LanguageModel
 
 RESUMED_TAG = "charlm.resumed_after_step"
 LOG = "log.txt"
@@ -69,6 +71,9 @@ class LiveRun:
 
     def resume(self, step: int) -> None:
         """Note that the training goes on after `step`, where an earlier run was cut off."""
+
+    def measure(self, model: "LanguageModel") -> None:
+        """Find out what `model` and this machine need to compute a token, for speed/model_flops_utilization."""
 
     def log(self, point: Point, tokens_per_second: float | None) -> None:
         """Take a point of the loss curve, without waiting for the store."""
@@ -95,6 +100,7 @@ class _TrackedRun(LiveRun):
         self._unsent = bytearray()
         self._begun = False
         self._start = 0.0
+        self._utilization = 0.0  # at one token a second
 
     def begin(self, params: Mapping[str, Any]) -> None:
         self._send(params=dict(params), environment=Environment.here().to_json())
@@ -109,9 +115,18 @@ class _TrackedRun(LiveRun):
     def resume(self, step: int) -> None:
         self._send(tags={RESUMED_TAG: str(step)})
 
+    def measure(self, model: "LanguageModel") -> None:
+        if model.hidden_matrices():  # a bigram has no matrix products, and PyTorch's counter takes a second to load
+            from charlm.tracking.utilization import utilization_of_a_token
+
+            self._utilization = utilization_of_a_token(model)
+
     def log(self, point: Point, tokens_per_second: float | None) -> None:
-        measured = {"time/seconds": time.perf_counter() - self._start, "speed/tokens_per_second": tokens_per_second}
-        metrics = losses(point) | {key: value for key, value in measured.items() if value is not None}
+        metrics = losses(point) | {"time/seconds": time.perf_counter() - self._start}
+        if tokens_per_second is not None:
+            metrics["speed/tokens_per_second"] = tokens_per_second
+            if self._utilization:
+                metrics["speed/model_flops_utilization"] = tokens_per_second * self._utilization
         self._send(metrics=metrics, step=point.step, log=str(point))
 
     def finish(self, checkpoint: Path) -> None:
@@ -200,7 +215,7 @@ class _Tracker:
         origin = Origin.here()
         self.run_id = store.create_run("trained", origin.tags(), origin.experiment)
         self._client.log_batch(self.run_id, params=as_params(first["params"]))
-        self._origin = {ENVIRONMENT: first["environment"].encode(), PATCH: patch(origin.folder)}
+        self._origin = {ENVIRONMENT: first["environment"].encode(), PATCH: origin.patch}
         self._machine = _Machine(self.run_id, store.uri)
         self._log = [f"{_written(first['time'])} {key} = {value}" for key, value in first["params"].items()]
         self._tags: dict[str, str] = {}

@@ -90,6 +90,7 @@ def _sections() -> dict[str, list[Chart]]:
         "Training": [
             _line("Loss of single batches", "loss/batch"),
             _line("Tokens a second", "speed/tokens_per_second"),
+            _line("Share of the machine's arithmetic", "speed/model_flops_utilization"),
             _line("Seconds", "time/seconds"),
         ],
     }

@@ -41,13 +41,14 @@ def train(
     processes: Processes | None = None,
     state: State | None = None,
     save: Callable[[State], None] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
 ) -> Iterator[Point]:
     """Train `model` in place on the first of `splits`, train and test; yield points of the loss curve of both.
 
     There is one before the first step, at every eval_interval and after the last step. They are estimates, but for the
     last, which is exact and of the weights in float32, as a checkpoint keeps them: the model has such weights at the
     end. `rng` draws the batches, on the CPU. From a `state` that an earlier run has given to `save` the points up to
-    it come again, and training goes on to the same end.
+    it come again, and training goes on to the same end. `on_step` gets the number of each step and its batch's loss.
 
     Raises CharlmError before the first step when a split is shorter than a block, and at the step at which a loss is
     no longer a number.
@@ -73,6 +74,8 @@ def train(
             batch_loss, gradients = _gradients(model, next(batches), processes)
         _checked(batch_loss, step, settings)
         optimizer.update(gradients, step)
+        if on_step is not None:
+            on_step(step, batch_loss)
         if step == settings.max_iters:
             model.round_weights()
             yield point(step, model.loss_over, batch_loss)

@@ -158,4 +158,5 @@ def test_killed_training_run_of_a_gpt_is_resumed_to_the_same_bytes_in_a_run_with
     store = MlflowClient(f"sqlite:///{hooked / 'mlflow.db'}")
     last, _ = store.search_runs(["1"], order_by=["attributes.start_time DESC"])
     assert (last.info.status, last.data.tags["charlm.resumed_after_step"]) == ("FINISHED", "5")
+    assert 0 < last.data.metrics["speed/model_flops_utilization"] < 1
     assert {point.step for point in store.get_metric_history(last.info.run_id, "loss/test")} == set(range(0, 31, 5))
