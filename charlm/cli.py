@@ -62,7 +62,7 @@ def ui(*, port: int, browser: bool) -> None:
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="The same seed gives the same text [default: random].")
 @click.option("--model", help="A folder, runs:/<run id> or models:/charlm@champion [default: the project's data].")
 def generate(prompt: str, length: int, temperature: float, seed: int | None, model: str | None) -> None:
-    """Continue PROMPT, by default a line end, with text from the trained model."""
+    """Continue PROMPT, by default a line end, with text from the trained model, printed as it is drawn."""
     from charlm.tracking.registry import model_files
 
     seed = secrets.randbits(63) if seed is None else seed
@@ -70,13 +70,14 @@ def generate(prompt: str, length: int, temperature: float, seed: int | None, mod
         weights, characters = model_files(model, Path(folder))
 
         from charlm.models import checkpoint
-        from charlm.models.sampling import sample
+        from charlm.models.sampling import stream
         from charlm.text.vocabulary import Vocabulary
 
         vocabulary = Vocabulary.load(characters)
         trained = checkpoint.load(weights, vocabulary)
-        text = sample(trained, vocabulary, prompt, max_new_tokens=length, temperature=temperature, seed=seed)
-    click.echo(text)
+        for piece in stream(trained, vocabulary, prompt, max_new_tokens=length, temperature=temperature, seed=seed):
+            click.echo(piece, nl=False)
+    click.echo()
 
 
 @main.command()

@@ -172,9 +172,13 @@ class LanguageModel(nn.Module):
         logits = self.logits(self._tensor(index[:, self.window_start(index.shape[1]) :]))[:, -1]  # (B, V)
         return self.operations.probabilities(logits, temperature)
 
-    @torch.no_grad()
     def generate(self, index: Index, n: int, temperature: float, rng: np.random.Generator) -> Index:
-        """Each sequence of `index` (B, T) and `n` characters after it: (B, T + n); see `Predictor`.
+        """Each sequence of `index` (B, T) and `n` characters after it: (B, T + n); see `Predictor`."""
+        return np.concatenate([index, *self.continuation(index, n, temperature, rng)], axis=1)
+
+    @torch.no_grad()
+    def continuation(self, index: Index, n: int, temperature: float, rng: np.random.Generator) -> Iterator[Index]:
+        """The `n` characters after each sequence of `index` (B, T), one by one (B, 1); see `Predictor`.
 
         A model with a cache reads each character of a window once.
         """
@@ -187,7 +191,7 @@ class LanguageModel(nn.Module):
             logits, cache = self.continued(self._tensor(text[:, read:end]), cache)
             text[:, end] = draw(cumulative(self.operations.probabilities(logits[:, -1], temperature)), uniform)
             read = end
-        return text
+            yield text[:, [end]]
 
     def window_start(self, length: int) -> int:
         """Where the window starts that predicts the character after the first `length`.

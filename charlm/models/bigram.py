@@ -4,6 +4,8 @@ After the model that Andrej Karpathy builds first in "Let's build GPT". Its clos
 (`charlm.models.table`), and its gradient needs no sum over positions.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -75,6 +77,6 @@ class BigramLanguageModel(LanguageModel):
         """See `BigramTable`."""
         return self.table().next_char_probabilities(index, temperature)
 
-    def generate(self, index: Index, n: int, temperature: float, rng: np.random.Generator) -> Index:
+    def continuation(self, index: Index, n: int, temperature: float, rng: np.random.Generator) -> Iterator[Index]:
         """See `BigramTable`."""
-        return self.table().generate(index, n, temperature, rng)
+        return self.table().continuation(index, n, temperature, rng)

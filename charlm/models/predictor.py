@@ -1,6 +1,6 @@
 """What a trained model can do, and how a character is drawn from its probabilities; no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
@@ -49,6 +49,9 @@ class Predictor(Protocol):
         Characters are drawn by inverting the cumulative distribution: one uniform number each, all n × B drawn from
         `rng` beforehand, so that a model which knows a faster way comes to the same text.
         """
+
+    def continuation(self, index: Index, n: int, temperature: float, rng: np.random.Generator) -> Iterator[Index]:
+        """The same `n` characters alone, as they are drawn: arrays of one column or more for each sequence."""
 
 
 def require_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -1,6 +1,6 @@
 """Text from a model: prompts in, each prompt and what the model makes of it out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,16 @@ BATCH = 64
 def sample(model: Predictor, vocabulary: Vocabulary, prompt: str, **settings: Any) -> str:
     """`prompt` and the text after it; see `samples`."""
     return samples(model, vocabulary, [prompt], **settings)[0]
+
+
+def stream(
+    model: Predictor, vocabulary: Vocabulary, prompt: str, *, max_new_tokens: int, temperature: float, seed: int
+) -> Iterator[str]:
+    """The text of `sample` piece by piece: `prompt`, then what comes after it as the model draws it."""
+    index = _encoded(vocabulary, prompt)[None]  # (1, T)
+    yield prompt
+    for piece in model.continuation(index, max_new_tokens, temperature, generator(seed, "text")):
+        yield vocabulary.decode(piece[0])
 
 
 def samples(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from charlm.errors import CharlmError
-from charlm.models.sampling import BATCH, batches, sample, samples
+from charlm.models.sampling import BATCH, batches, sample, samples, stream
 from charlm.models.table import BigramTable
 from charlm.random import generator
 from charlm.text.vocabulary import Vocabulary
@@ -34,7 +34,8 @@ def test_text_is_the_prompt_and_as_many_characters_as_asked(
 def test_text_is_what_the_model_generates_from_the_seeds_stream_for_text(model: BigramTable) -> None:
     generated = model.generate(np.array([[2, 3]]), 50, 2.0, generator(1, "text"))
     text = "".join(VOCABULARY.characters[token] for token in generated[0].tolist())
-    assert sample(model, VOCABULARY, "ab", max_new_tokens=50, temperature=2.0, seed=1) == text
+    settings = {"max_new_tokens": 50, "temperature": 2.0, "seed": 1}
+    assert sample(model, VOCABULARY, "ab", **settings) == "".join(stream(model, VOCABULARY, "ab", **settings)) == text
 
 
 def test_the_seed_decides_the_text(model: BigramTable) -> None:
