@@ -27,8 +27,13 @@ RECIPES = {
     "gru": "GRU",
     "gpt": "GPT",
 }
-REFERENCES = {"bigram_counts": "counted pairs", "kneser_ney": "Kneser-Ney, order 6"}
-HEADER = "| | parameters | seconds of training | train | test |\n|---|---|---|---|---|\n"
+REFERENCES = {
+    "uniform": "every character equally likely",
+    "unigram": "single characters, counted",
+    "bigram_counts": "pairs, counted",
+    "kneser_ney": "Kneser-Ney, six characters, counted",
+}
+HEADER = "| | parameters | seconds | train loss | test loss |\n|---|---|---|---|---|\n"
 
 
 @click.command(help=__doc__)
@@ -42,14 +47,17 @@ def main() -> None:
         repository.check_out(root, commit, folder)
         rows = [_row(folder, recipe, title, store) for recipe, title in RECIPES.items()]
         references = json.loads((folder / "data/prepare/references.json").read_text(encoding="utf-8"))
-    rows += [f"| *{title}* | | | | *{references[name]:.4f}* |" for name, title in REFERENCES.items()]
+    rows += [
+        (references[name], f"| *{title}* (`{name}`) | | | | *{references[name]:.4f}* |")
+        for name, title in REFERENCES.items()
+    ]
     readme = (root / "README.md").read_text(encoding="utf-8")
-    table = HEADER + "".join(f"{row}\n" for row in rows)
+    table = HEADER + "".join(f"{row}\n" for _, row in sorted(rows, reverse=True))
     write_text(root / "README.md", re.sub(re.escape(HEADER) + r"(?:\|.*\n)+", lambda _: table, readme))
 
 
-def _row(folder: Path, recipe: str, title: str, store: Store) -> str:
-    """Run a recipe in `folder`; its row of the table."""
+def _row(folder: Path, recipe: str, title: str, store: Store) -> tuple[float, str]:
+    """Run a recipe in `folder`; its test loss and its row of the table."""
     shutil.copy(folder / f"recipes/{recipe}.yaml", folder / "params.yaml")
     command = ["dvc", "repro", "--force", "train", "evaluate", "sample", "record"]
     subprocess.run(command, cwd=folder, env=repository.environment() | {"DVC_EXP_NAME": recipe}, check=True)
@@ -60,7 +68,8 @@ def _row(folder: Path, recipe: str, title: str, store: Store) -> str:
     found = store.runs(f"tags.`{CHECKPOINT_TAG}` = '{sha256(checkpoint)}'")
     seconds = max(run.data.metrics.get("time/seconds", 0.0) for run in found)
     losses = " | ".join(f"{metrics[split]['loss']:.4f}" for split in ("train", "test"))
-    return f"| {title} (`recipes/{recipe}.yaml`) | {size:,} | {seconds:.3g} | {losses} |"
+    row = f"| {title} (`recipes/{recipe}.yaml`) | {size:,} | {seconds:.3g} | {losses} |"
+    return metrics["test"]["loss"], row
 
 
 if __name__ == "__main__":

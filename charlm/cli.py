@@ -42,7 +42,7 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float) -> 
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535), help="Port on 127.0.0.1.")
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser, if there is one.")
 def ui(*, port: int, browser: bool) -> None:
-    """Browse the recorded runs in MLflow's own UI."""
+    """Open the recorded runs in MLflow's UI."""
     from charlm.tracking import ui
 
     ui.show(_store(), port, browser=browser)
@@ -57,12 +57,12 @@ def ui(*, port: int, browser: bool) -> None:
     show_default=True,
     type=click.FloatRange(0, min_open=True),
     callback=_finite,
-    help="Lower values favour likely characters, higher ones unlikely characters.",
+    help="Below 1 favours likely characters, above 1 unlikely ones.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="The same seed gives the same text [default: random].")
 @click.option("--model", help="A folder, runs:/<run id> or models:/charlm@champion [default: the project's data].")
 def generate(prompt: str, length: int, temperature: float, seed: int | None, model: str | None) -> None:
-    """Continue PROMPT, by default a line end, with text from the trained model, printed as it is drawn."""
+    """Continue PROMPT with text from the trained model, printed as it is drawn. The default is a line end."""
     from charlm.tracking.registry import model_files
 
     seed = secrets.randbits(63) if seed is None else seed
@@ -82,13 +82,13 @@ def generate(prompt: str, length: int, temperature: float, seed: int | None, mod
 
 @main.command()
 @click.argument("run", required=False)
-@click.option("--force", is_flag=True, help="Skip the check that it is better.")
+@click.option("--force", is_flag=True, help="Promote RUN even if it is not better.")
 def promote(*, run: str | None, force: bool) -> None:
-    """Register the model of RUN, and make it the champion if it is better.
+    """Make the model of RUN the champion if it is better.
 
     RUN is an id, the beginning of one, a run's name, or `latest`; the default is the run with the lowest test loss on
-    the champion's text. Better means a lower test loss on the same text. A run that is not better is not
-    registered, and the command exits with 1.
+    the champion's text. Better means a lower test loss on the same text. A better model is registered as a new version
+    and gets the alias `champion`. Otherwise nothing is registered, and the exit code is 1.
     """
     from charlm.tracking import registry
 
@@ -97,10 +97,10 @@ def promote(*, run: str | None, force: bool) -> None:
 
 @main.command()
 def sync() -> None:
-    """Create MLflow runs for every result that DVC has and the store does not.
+    """Record every result that DVC has and MLflow lacks.
 
-    Results are the experiments, and the commits that change dvc.lock, whose files are in DVC's cache. A second call
-    changes nothing.
+    Results are the experiments, and the commits that change dvc.lock, whose files are in DVC's cache. Each becomes an
+    MLflow run tagged `charlm.origin=restored`; nothing is trained. A second call changes nothing.
     """
     from rich.console import Console
     from rich.progress import track
@@ -126,13 +126,13 @@ def sync() -> None:
 
 @main.command()
 @click.argument("run")
-@click.option("--ignore-packages", is_flag=True, help="Go on if other packages are installed than the run had.")
+@click.option("--ignore-packages", is_flag=True, help="Try even if packages that decide a result differ.")
 def reproduce(*, run: str, ignore_packages: bool) -> None:
-    """Prove that a recorded RUN can be reproduced, byte for byte.
+    """Run the stages of RUN again and compare every byte.
 
-    RUN is an id, the beginning of one, a run's name, or `latest`. Its commit is checked out into a temporary folder
-    with its patch and params.yaml, and its stages run again. Nothing here changes; the run is tagged if it is
-    reproduced. The exit code is 0 if every file is the same, 1 if one differs, 2 if the run cannot be reproduced here.
+    RUN is an id, the beginning of one, a run's name, or `latest`. Its commit is checked out into a temporary folder,
+    with its patch and params.yaml, and its stages run there. Your files do not change; a run that is reproduced gets a
+    tag. The exit code is 0 if every file is the same, 1 if one differs, 2 if the run cannot be reproduced here.
     """
     from charlm.provenance.repository import NotTriedError
     from charlm.provenance.reproduction import DifferentError

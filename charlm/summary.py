@@ -9,11 +9,11 @@ from charlm.results import Metrics, Results
 from charlm.text.references import MAX_CHARACTERS
 
 EXPLANATIONS = {
-    "uniform": "every character equally likely",
-    "unigram": "how often each character occurs in the train split",
-    "bigram_counts": "counted pairs of the train split",
-    "bigram_floor": "no bigram's train loss can go below",
-    "kneser_ney": "counts of up to six characters, smoothed: what a network has to beat",
+    "uniform": "test split: every character equally likely",
+    "unigram": "test split: each character as often as in the train split",
+    "bigram_counts": "test split: pairs as often as in the train split",
+    "bigram_floor": "train split: the lowest loss of any bigram",
+    "kneser_ney": "test split: up to six characters, smoothed; what a network has to beat",
 }
 """What each reference of metrics.json means."""
 NOT_COUNTED = f"kneser_ney: not counted for texts over {MAX_CHARACTERS // 10**6} million characters"

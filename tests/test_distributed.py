@@ -199,7 +199,7 @@ def test_launcher_of_another_kind_is_reported(project: Path, run: Callable[..., 
     """Under mpirun, say, each process used to train the whole, and write to the same files."""
     done = run(project, *TRAIN, code=1, CHARLM_LAUNCHER="python")
     assert done.stderr.startswith(
-        "Error: CHARLM_LAUNCHER=python: it is not torchrun, whose variables number the processes.\n"
+        "Error: CHARLM_LAUNCHER=python: it did not set the variables by which torchrun numbers its processes.\n"
     )
 
 
@@ -246,7 +246,7 @@ def test_hosts_that_are_not_about_to_train_the_same_are_told_apart(
     there = 'cd "host$RANK" && exec "$0" "$@"'
     done = run(tmp_path, *torchrun(2, "--no-python").split(), "bash", "-c", there, *TRAIN, code=1)
     expected = (
-        "Error: The processes are not about to train the same. These differ from process 0:\n"
+        "Error: The processes would not train the same model. They differ from process 0 in:\n"
         "  params.yaml: process 1\n"
         "Bring the hosts to the same commit, params.yaml, packages and prepared text, then train again.\n"
     )

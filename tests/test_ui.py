@@ -199,7 +199,9 @@ def test_page_of_a_run_describes_it_with_its_figures_and_its_dataset(
     run_page.get_by_text("Show more").click()
     expect(run_page.get_by_role("strong").filter(has_text=f"{best.data.metrics['loss/test']:.4f}")).to_be_visible()
     expect(run_page.get_by_text(f"charlm reproduce {best.info.run_id[:12]}")).to_be_visible()
-    expect(run_page.get_by_role("row", name="counted pairs of the train split")).to_contain_text("bigram_counts")
+    expect(run_page.get_by_role("row", name="test split: pairs as often as in the train split")).to_contain_text(
+        "bigram_counts"
+    )
     perplexity = best.data.metrics["perplexity/test"]
     expect(run_page.get_by_role("row", name=f"perplexity/test {perplexity}")).to_be_visible()
     picture("run", height=1000)

@@ -67,7 +67,7 @@ class LanguageModel(nn.Module):
             if not self.has_exact:
                 raise CharlmError(
                     f"train.precision is exact, but {type(self).__name__} does not compute exactly.",
-                    "Exact are models that use the operations of charlm/models/operations.py alone and set has_exact.",
+                    "A model does if it uses only the operations of charlm/models/operations.py and sets has_exact.",
                     "Set train.precision to float64 or float32.",
                 )
             self.operations = Exact()

@@ -122,7 +122,7 @@ def _require_git(folder: Path) -> None:
         problem = f"git cannot be run: {err}"
     if problem:
         raise CharlmError(
-            f"The commit and the patch of this run cannot be recorded, so that it could not be reproduced.\n{problem}",
+            f"git cannot read the commit and the patch, without which this run cannot be reproduced.\n{problem}",
             fix="Fix that, then run again. CHARLM_TRACKING=off goes on without a record.",
         )
 

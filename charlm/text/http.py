@@ -145,7 +145,7 @@ def authorizations(text: str) -> dict[str, str]:
     if not all(len(line) == 2 and "/" not in line[0] for line in lines):
         raise CharlmError(
             "CHARLM_AUTHORIZATION has a line that is not a host and a header.",
-            "Expected a host, a space, and what the header Authorization says to it: `example.org Bearer abc`.",
+            "Expected a host, a space and the value of its Authorization header: `example.org Bearer abc`.",
         )
     return {host.lower(): header.strip() for host, header in lines}
 

@@ -87,7 +87,9 @@ def relaunch(module: str, arguments: Sequence[str]) -> None:
         return
     fix = 'Set it to a command such as "torchrun --nproc-per-node 2", or unset it to train in one process.'
     if _RELAUNCHED in os.environ:
-        raise CharlmError(f"{LAUNCHER}={launcher}: it is not torchrun, whose variables number the processes.", fix=fix)
+        raise CharlmError(
+            f"{LAUNCHER}={launcher}: it did not set the variables by which torchrun numbers its processes.", fix=fix
+        )
     own = {_RELAUNCHED: "1", "OMP_NUM_THREADS": "1"}  # as without a launcher; torchrun sets it with a warning
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         own["PET_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"  # torchrun would undo nohup

@@ -116,7 +116,7 @@ def _agree(store: dist.Store, agreed: Mapping[str, str]) -> None:
     }
     if lines := [f"{what}: process {', '.join(numbers)}" for what, numbers in differ.items() if numbers]:
         raise CharlmError(
-            f"The processes are not about to train the same. These differ from process 0:{indented(lines)}",
+            f"The processes would not train the same model. They differ from process 0 in:{indented(lines)}",
             fix="Bring the hosts to the same commit, params.yaml, packages and prepared text, then train again.",
         )
 

@@ -52,12 +52,12 @@ def data(tmp_path: Path) -> Path:
 
 def test_rows_go_from_the_worst_loss_to_the_best() -> None:
     assert summary.rows(METRICS) == [
-        ("uniform", 4.382027, "every character equally likely"),
-        ("unigram", 3.144907, "how often each character occurs in the train split"),
+        ("uniform", 4.382027, "test split: every character equally likely"),
+        ("unigram", 3.144907, "test split: each character as often as in the train split"),
         ("test loss", 2.51234, "this model, whole test split"),
         ("train loss", 2.5, "this model, whole train split"),
-        ("bigram_counts", 2.483704, "counted pairs of the train split"),
-        ("bigram_floor", 2.419766, "no bigram's train loss can go below"),
+        ("bigram_counts", 2.483704, "test split: pairs as often as in the train split"),
+        ("bigram_floor", 2.419766, "train split: the lowest loss of any bigram"),
     ]
 
 
@@ -87,12 +87,12 @@ def test_description_of_a_run_is_this_markdown(data: Path, tmp_path: Path) -> No
         "\n"
         "| | nats per character | |\n"
         "|---|---|---|\n"
-        "| uniform | 4.3820 | every character equally likely |\n"
-        "| unigram | 3.1449 | how often each character occurs in the train split |\n"
+        "| uniform | 4.3820 | test split: every character equally likely |\n"
+        "| unigram | 3.1449 | test split: each character as often as in the train split |\n"
         "| test loss | 2.5123 | this model, whole test split |\n"
         "| train loss | 2.5000 | this model, whole train split |\n"
-        "| bigram_counts | 2.4837 | counted pairs of the train split |\n"
-        "| bigram_floor | 2.4198 | no bigram's train loss can go below |\n"
+        "| bigram_counts | 2.4837 | test split: pairs as often as in the train split |\n"
+        "| bigram_floor | 2.4198 | train split: the lowest loss of any bigram |\n"
         "\n"
         f"{NOT_COUNTED}\n"
         "\n"

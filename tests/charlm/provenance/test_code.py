@@ -108,7 +108,7 @@ def test_a_repository_that_git_does_not_read_is_refused_with_its_words(
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     with pytest.raises(CharlmError) as refused:
         Origin.here()
-    assert refused.value.message.startswith("The commit and the patch of this run cannot be recorded, so that it could")
+    assert refused.value.message.startswith("git cannot read the commit and the patch, without which this run")
     assert f"detected dubious ownership in repository at '{repository}'" in refused.value.message
     assert f"git config --global --add safe.directory {repository}" in refused.value.message
     assert refused.value.message.endswith("then run again. CHARLM_TRACKING=off goes on without a record.")
