@@ -136,7 +136,7 @@ def test_killed_training_run_of_a_gpt_is_resumed_to_the_same_bytes_in_a_run_with
     params["model"] |= {"name": "gpt", "gpt": gpt}
     YAML().dump(params, hooked / "params.yaml")
     rules = {"optimizer": "muon", "grad_clip": 1.0, "gradient_accumulation_steps": 2}
-    set_train(hooked, block_size=16, max_iters=30, eval_interval=5, **rules)
+    set_train(hooked, block_size=16, max_iters=30, eval_interval=5, eval_iters=2, **rules)
     run(hooked, *TRAIN, code=-9, AT_STEP_20_IN_0="os.kill(os.getpid(), 9)")
     assert list((hooked / "out").glob("*")) == []
     killed = only_run(hooked)
