@@ -39,7 +39,7 @@ QUICK = Scale(
     tracked_iterations=200,
     lengths=(5, 20),
     sequences=3,
-    gpt_iterations=20,
+    gpt_iterations=4,
     gpt_turns=2,
 )
 """Every step runs, but its times mean nothing."""
