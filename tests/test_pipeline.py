@@ -4,9 +4,11 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import stat
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,13 @@ def runs(project: Path) -> list[MlflowRun]:
     experiment = store.get_experiment_by_name("charlm")
     assert experiment is not None
     return list(store.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
+
+
+def trained(project: Path) -> int:
+    """How many runs have ended, in a store that need not be there yet."""
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(project / "mlflow.db")) as store:
+        return int(store.execute("SELECT count(end_time) FROM runs").fetchone()[0])
+    return 0
 
 
 def artifacts(run: MlflowRun) -> dict[str, bytes]:
@@ -264,6 +273,8 @@ def test_queue_leaves_every_run_in_the_one_store(project: Path, run: Run) -> Non
     sets = [word for values in grid for word in ("-S", values)]
     run(project, "dvc", "exp", "run", "--queue", "--name", "rates", *sets)
     run(project, "dvc", "queue", "start", "--jobs", "2")
+    while trained(project) < 4:
+        time.sleep(0.5)
     while re.search(r"Queued|Running", status := run(project, "dvc", "queue", "status").stdout):
         time.sleep(2)  # to ask takes a core a second
     assert (status.count("Success"), status.count("Failed")) == (2, 2), status
