@@ -48,6 +48,9 @@ def check_out(root: Path, commit: str, folder: Path) -> Path:
     settings = (word for setting in _PLAIN for word in ("--config", setting))
     clone = ("git", "clone", "--quiet", "--shared", "--no-checkout", "--template=", *settings)
     require(run(root, *clone, "--", top, str(folder)))
+    # Of a shallow repository git clones the branches alone: it has no experiments, and shares nothing.
+    objects = os.fsdecode(require(run(root, "git", "rev-parse", "--git-path", "objects"))).rstrip("\n")
+    (folder / ".git/objects/info/alternates").write_text(f"{(root / objects).resolve()}\n")
     require(run(folder, "git", "checkout", "--quiet", "--detach", commit))
     return folder / place
 
