@@ -31,6 +31,23 @@ def test_deleted_experiment_is_reported_with_the_way_to_restore_it(root: Path) -
         Store(root)
 
 
+def test_experiment_is_also_chosen_by_its_id(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The id was ignored: runs went to the experiment charlm. One that MLflow made was taken for a moved project's."""
+    own = Store(root)
+    mine = own.client.create_experiment("mine", artifact_location=str(root / "mlruns/mine"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mine)
+    assert Store(root).experiment_id == mine != own.experiment_id
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    assert Store(root).experiment_id == mine
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "yours")
+    with pytest.raises(CharlmError, match=rf"its experiment {mine} is mine, but MLFLOW_EXPERIMENT_NAME=yours\."):
+        Store(root)
+    for wrong in ("77", "mine"):
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", wrong)
+        with pytest.raises(CharlmError, match=f"{wrong}(?s:.*)Unset MLFLOW_EXPERIMENT_ID, or set it to the id of"):
+            Store(root)
+
+
 def test_two_processes_may_meet_in_a_folder_without_a_store(tmp_path: Path) -> None:
     """One of them lost: MLflow's own lock does not cover all that it does to a new database."""
     script = "from charlm.tracking.store import Store; from pathlib import Path; Store(Path.cwd())"
@@ -75,7 +92,7 @@ def test_copied_project_with_an_empty_or_its_own_address_is_no_other_than_one_wi
 def test_empty_variables_are_unset(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty, some of them were taken for a value: MLflow then failed at the first request."""
     names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_HTTP_REQUEST_TIMEOUT")
-    for name in (*names, "MLFLOW_RUN_CONTEXT", "CHARLM_TRACKING", "DVC_EXP_NAME"):
+    for name in (*names, "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_CONTEXT", "CHARLM_TRACKING", "DVC_EXP_NAME"):
         monkeypatch.setenv(name, "")
     store = Store(root)
     assert enabled()
