@@ -55,6 +55,11 @@ _REMEDIES = {
     "error code 403.*Permission denied": (
         "Ask its owner or an administrator to let {user} write to the experiment {experiment}."
     ),
+    "ProxyError": "Correct HTTP_PROXY or HTTPS_PROXY: that proxy does not answer. Or add the server to NO_PROXY.",
+    "not in a valid JSON format": (
+        "What answers there is a web page: a login, or MLflow's own if the address is that of a page. "
+        "Set MLFLOW_TRACKING_URI to the server alone, such as http://host:5000."
+    ),
     "Max retries exceeded|timed out": "Check that the address is right and the server runs.",
     "Invalid Host header": "Ask its administrator to add {host} to --allowed-hosts.",
     "out-of-date database schema|locate revision": (
@@ -118,9 +123,9 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def reason(err: Exception) -> str:
-    """What `err` reports, complete; for a known problem without SQLAlchemy's statement and hint at the end."""
+    """What `err` reports, complete; for a known problem without SQLAlchemy's statement or a page's HTML at the end."""
     text = str(err)
-    return without_password(text.partition("\n[SQL: ")[0] if _remedy("", text) else text)
+    return without_password(re.split(r"\n\[SQL: | Response body: '<", text)[0] if _remedy("", text) else text)
 
 
 @contextmanager

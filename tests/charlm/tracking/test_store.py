@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from charlm.tracking.live import live_run
 from charlm.tracking.record import record
 from charlm.tracking.store import Store, enabled, reason, store_error
 from charlm.training.history import Point
+from tests.conftest import Serving
 from tests.trainings import refusal
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -248,6 +250,37 @@ def test_telemetry_is_off_unless_a_person_turns_it_on(root: Path, monkeypatch: p
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
     Store(root)
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "false"
+
+
+class Page(BaseHTTPRequestHandler):
+    """Answers everything with a web page."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><title>Log in</title>")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_web_page_and_proxy_in_the_server_s_place_are_reported_as_such(
+    root: Path, serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One was shown as all of its HTML, the other as a server that is away."""
+    with HTTPServer(("127.0.0.1", 0), Page) as server, serving(server):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}/#/experiments/1")
+        with pytest.raises(
+            CharlmError, match=r"JSON format\.\nWhat answers there is a web page(?s:.*) to the server alone"
+        ):
+            Store(root)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(CharlmError, match="Correct HTTP_PROXY or HTTPS_PROXY: that proxy does"):
+            Store(root)
 
 
 def test_unknown_problem_is_shown_complete() -> None:
