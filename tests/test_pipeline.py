@@ -20,6 +20,7 @@ from mlflow.entities import Run as MlflowRun
 import stages.record
 from charlm.config import flatten, load_params
 from charlm.files import sha256
+from charlm.provenance.repository import md5
 from charlm.training.history import from_csv
 
 ARTIFACTS = {
@@ -232,6 +233,25 @@ def test_record_that_fails_keeps_the_experiment_of_a_temporary_folder_and_fails_
         assert "MLflow cannot use its store http://127.0.0.1:9: " in result.output
         assert ("`charlm sync` does it later." in result.output) == (code == 0)
         assert written.is_file() == (code == 0)
+
+
+def test_checkpoint_that_dvc_restored_damaged_is_not_recorded_and_its_place_in_the_cache_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bit that had changed in the cache was restored and recorded with the figures of the intact weights."""
+    checkpoint = project / "data/train/model.safetensors"
+    digest = md5(checkpoint)
+    damaged = bytearray(checkpoint.read_bytes())
+    damaged[-1] ^= 1
+    checkpoint.unlink()  # it may be a link
+    checkpoint.write_bytes(damaged)
+    monkeypatch.chdir(project)
+    result = CliRunner().invoke(stages.record.main, ["data", "data/record"])
+    assert result.exit_code == 1
+    assert "data/train/model.safetensors is not the file that dvc.lock has." in result.output
+    cached = project / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+    assert f"a damaged file in its cache, {cached}." in result.output
+    assert client(project).get_experiment_by_name("charlm") is None
 
 
 def test_deleted_results_come_back_from_the_run_cache(project: Path, run: Run) -> None:
