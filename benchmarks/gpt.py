@@ -1,7 +1,7 @@
 """The loss of charlm's GPT by the seconds that it trained, beside that of nanoGPT's recipe, on the project's text.
 
-The two take turns, so that both find the machine in the same state. charlm's GPT
-makes as many iterations as fit in the baseline's time. The clock stops while the test split is measured.
+The two take turns, so that both find the machine in the same state. charlm's GPT makes as many iterations as fit in the
+baseline's time. The clock stops while the test split is measured.
 """
 
 import time

@@ -25,7 +25,7 @@ from charlm.tracking.store import RECORD_LATER, Store, enabled
 def main(data: Path, out: Path) -> None:
     params, results = load_params(), Results(data)
     if "DVC_STAGE" in os.environ:  # of stages that were run by hand DVC has not heard
-        require_intact(Path.cwd(), Path(LOCK).read_bytes())
+        require_intact(Path.cwd())
     if enabled():
         texts = {name: Path(name).read_text(encoding="utf-8") for name in (PARAMS_FILE, LOCK)}
         content, root = content_of(results, params, texts), project_root()

@@ -102,10 +102,9 @@ def _train(params: Params, prepare: Path, out: Path, run: LiveRun, code: Mapping
             )
             if first:
                 write_text(out / "history.csv", history.to_csv(bar.logged(points, run)))
+                checkpoint.save(out / "model.safetensors", model, name, settings, vocabulary)
             else:
                 deque(points, maxlen=0)  # the others need this process for the same steps
-        if first:
-            checkpoint.save(out / "model.safetensors", model, name, settings, vocabulary)
     unfinished.remove()
 
 
@@ -138,7 +137,7 @@ def _decisive(params: Params, prepare: Path, device: str, code: Mapping[Path, st
 
 
 class _Bar:
-    """A training run on the terminal, in 80 columns: its steps, the time left, the last losses, tokens a second."""
+    """The progress bar, at most 80 columns wide: steps, time left, latest losses and tokens per second."""
 
     def __init__(self, progress: Progress, settings: TrainParams, start: int) -> None:
         self._progress, self._start = progress, start

@@ -21,7 +21,12 @@ from tests.trainings import set_train
 NOTEBOOK: dict[str, Any] = {}
 LARGE = {"batch_size": 64, "block_size": 32, "learning_rate": 0.01, "max_iters": 2000}
 GPT = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_window": 3, "dropout": 0.1}
-FEW = {"batch_size": 8, "block_size": 32, "learning_rate": 0.01, "max_iters": 30, "optimizer": "muon"} | {
+FEW = {
+    "batch_size": 8,
+    "block_size": 32,
+    "learning_rate": 0.01,
+    "max_iters": 30,
+    "optimizer": "muon",
     "eval_interval": 15,
     "eval_iters": 2,
 }

@@ -214,7 +214,8 @@ def test_other_packages_can_be_ignored_and_an_interrupt_leaves_nothing_behind(
 
 def test_result_that_differs_is_reported_by_file_stage_and_first_weight(recorded: Path, run: Run) -> None:
     good, store = latest(recorded), client(recorded)
-    params = text_of(good, "params.yaml").replace("decay: 0.01", "decay: 0.9").replace("on: exact", "on: float32")
+    params = text_of(good, "params.yaml").replace("decay: 0.01", "decay: 0.9")
+    params = params.replace("precision: exact", "precision: float32")
     other = copy_of(good, recorded, "liar", params=params)
     store.log_artifact(other, str(recorded / "data/train/model.safetensors"), "checkpoint")
     done = reproduce(recorded, run, "liar", code=1, **OTHER_MACHINE)

@@ -179,5 +179,5 @@ def test_one_process_imports_no_more_of_torch_distributed_than_torch_does() -> N
 
 @pytest.mark.xdist_group("one")
 def test_tests_of_a_group_are_run_by_one_process(request: pytest.FixtureRequest) -> None:
-    """By pytest 9.2 and pytest-xdist 3.8 they were not: each process had a server of its own."""
+    """With pytest 9.2 the groups of pytest-xdist 3.8 broke: every process started its own server."""
     assert "PYTEST_XDIST_WORKER" not in os.environ or request.node.nodeid.endswith("@one")

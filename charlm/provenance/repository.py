@@ -37,9 +37,9 @@ def check_out(root: Path, commit: str, folder: Path) -> Path:
             fix="Fetch it: `git fetch --all`, or `dvc exp pull origin NAME` if only a DVC experiment has it. If it was "
             "never pushed, run this in the clone that it was made in.",
         )
-    top, place = (
-        os.fsdecode(require(run(root, "git", "rev-parse", f"--show-{what}"))).rstrip("\n")
-        for what in ("toplevel", "prefix")
+    top, place, objects = (
+        os.fsdecode(require(run(root, "git", "rev-parse", *what))).rstrip("\n")
+        for what in (["--show-toplevel"], ["--show-prefix"], ["--git-path", "objects"])
     )
     if run(root, "git", "config", "--get-regexp", r"^remote\..*\.promisor$").stdout:
         # A partial clone fetches what it lacks, but another that shares its objects does not.
@@ -49,7 +49,6 @@ def check_out(root: Path, commit: str, folder: Path) -> Path:
     clone = ("git", "clone", "--quiet", "--shared", "--no-checkout", "--template=", *settings)
     require(run(root, *clone, "--", top, str(folder)))
     # Of a shallow repository git clones the branches alone: it has no experiments, and shares nothing.
-    objects = os.fsdecode(require(run(root, "git", "rev-parse", "--git-path", "objects"))).rstrip("\n")
     (folder / ".git/objects/info/alternates").write_text(f"{(root / objects).resolve()}\n")
     require(run(folder, "git", "checkout", "--quiet", "--detach", commit))
     return folder / place
@@ -71,12 +70,12 @@ def entry(cache: Path, digest: str) -> Path:
     return cache / "files/md5" / digest[:2] / digest[2:]
 
 
-def require_intact(root: Path, lock: bytes) -> None:
-    """Raise CharlmError if an output in `root` is not the one that its dvc.lock has.
+def require_intact(root: Path) -> None:
+    """Raise CharlmError if an output in `root` is not the one in the dvc.lock there.
 
     DVC takes a read-only file in its cache for intact, and restores it without a look at its content.
     """
-    for (_, path), digest in outputs(lock).items():
+    for (_, path), digest in outputs((root / LOCK).read_bytes()).items():
         if md5(root / path) != digest:
             cached = entry(cache_folder(root), digest)
             raise CharlmError(

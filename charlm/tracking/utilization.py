@@ -1,4 +1,4 @@
-"""Model FLOPs utilisation: the share of a machine's arithmetic that a training run makes use of.
+"""Model FLOPs utilisation: the fraction of a machine's peak arithmetic that a training run uses.
 
 The measure of Chowdhery et al. 2022 (PaLM), appendix B: the operations that the model needs, whatever else an
 implementation computes, against the most that the machine can do. That is measured here, with a large matrix product.
