@@ -88,6 +88,7 @@ def ran(output: str) -> list[str]:
 def test_first_run_is_recorded_whole(finished_project: Path) -> None:
     [run] = runs(finished_project)
     assert is_complete(finished_project, run)
+    assert (run.info.run_name, run.data.tags["charlm.text"]) == ("bigram on tale", "tale")
     assert run.data.tags["charlm.origin"] == "trained"
     assert run.data.tags["charlm.git_dirty"] == "false"
     assert len(run.data.tags["mlflow.source.git.commit"]) == 40
@@ -233,6 +234,7 @@ def test_deleted_results_come_back_from_the_run_cache(project: Path, run: Run) -
     [restored] = runs(project)
     assert is_complete(project, restored)
     assert restored.data.tags["charlm.origin"] == "restored"
+    assert (restored.info.run_name, restored.data.tags["charlm.text"]) == ("bigram on tale", "tale")
 
 
 @pytest.mark.long
@@ -313,6 +315,8 @@ def test_mistakes_in_params_are_told_in_one_message_without_a_traceback_or_a_pas
         "  train.batch_size: found 'four', expected integer\n"
         "  train.learning_rat: unknown key; did you mean learning_rate?\n"
         "Fix the file, then run again.\n"
+        "params.yaml keeps its edits, those of -S too. To go back to the committed ones: "
+        "git checkout params.yaml && dvc repro\n"
     ) in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "s3cret" not in done.stdout + done.stderr
