@@ -76,7 +76,7 @@ def main(
     elif sizes:
         _measure_growth(root, sizes, scale.growth_repeats, out)
     elif gpt:
-        _measure_gpt(root, scale.gpt_iterations, out)
+        _measure_gpt(root, scale.gpt_iterations, scale.gpt_turns, out)
     else:
         _measure_table(root, scale, set(only), out)
 
@@ -124,12 +124,12 @@ def _measure_growth(root: Path, sizes: list[float], repeats: int, out: Path | No
         _write_page(root, out)
 
 
-def _measure_gpt(root: Path, iterations: int, out: Path | None) -> None:
+def _measure_gpt(root: Path, iterations: int, turns: int, out: Path | None) -> None:
     """Measure the learning curves of charlm's GPT and of a baseline that makes `iterations`."""
     from benchmarks import gpt
 
-    settings, runs = _settings(root) | gpt.SETTINGS, gpt.start(root, iterations)
-    for run in _shown([(run.curve.name, run) for _ in range(gpt.TURNS) for run in runs]):
+    settings, runs = _settings(root) | gpt.SETTINGS, gpt.start(root, iterations, turns)
+    for run in _shown([(run.curve.name, run) for _ in range(turns) for run in runs]):
         run.advance()
     _save(out, "gpt.json", {"settings": settings, "curves": [asdict(run.curve) for run in runs]})
     _write_page(root, out)

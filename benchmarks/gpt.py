@@ -1,6 +1,6 @@
 """The loss of charlm's GPT by the seconds that it trained, beside that of nanoGPT's recipe, on the project's text.
 
-The two take turns of a twentieth of their iterations, so that both find the machine in the same state. charlm's GPT
+The two take turns, so that both find the machine in the same state. charlm's GPT
 makes as many iterations as fit in the baseline's time. The clock stops while the test split is measured.
 """
 
@@ -21,7 +21,6 @@ from charlm.text.corpus import Split, load_splits
 from charlm.text.vocabulary import Vocabulary
 from charlm.training.loop import train
 
-TURNS = 20
 OURS, BASELINE = "charlm's GPT", "nanoGPT's recipe"
 SETTINGS = {"threads": f"{torch.get_num_threads()}, PyTorch's default", "texts": "the project's own, in data/prepare"}
 """Where they differ from those of the table."""
@@ -73,24 +72,24 @@ class _Unmeasured(GPT):
         return 0.0
 
 
-def start(root: Path, iterations: int) -> list[Run]:
-    """Both runs before their first turn. The baseline makes `iterations`, charlm's GPT what fits in the same time."""
+def start(root: Path, iterations: int, turns: int) -> list[Run]:
+    """Both runs before the first of `turns`. The baseline makes `iterations`, charlm's GPT what fits in its time."""
     prepare = root / "data/prepare"
     if not prepare.is_dir():
         raise CharlmError(f"There is no text in {prepare}.", fix="Run `make repro` first.")
     splits = load_splits(prepare, len(Vocabulary.load(prepare / "vocabulary.json")))
-    trials = _ours(root, splits, iterations), _baseline(splits, iterations)
+    trials = _ours(root, splits, iterations, turns), _baseline(splits, iterations, turns)
     for run in (*trials, *trials):  # the first turn also warms up
         run.advance()
     ours, baseline = (run.curve.seconds[2] - run.curve.seconds[1] for run in trials)
-    equal = max(1, round(iterations / TURNS * baseline / ours)) * TURNS
-    return [_ours(root, splits, equal), _baseline(splits, iterations)]
+    equal = max(1, round(iterations / turns * baseline / ours)) * turns
+    return [_ours(root, splits, equal, turns), _baseline(splits, iterations, turns)]
 
 
-def _ours(root: Path, splits: tuple[Split, Split], iterations: int) -> Run:
+def _ours(root: Path, splits: tuple[Split, Split], iterations: int, turns: int) -> Run:
     """recipes/gpt.yaml in float32, with another number of iterations."""
     params = load_params(root / "recipes/gpt.yaml")
-    changes = {"max_iters": iterations, "eval_interval": iterations // TURNS, "precision": "float32"}
+    changes = {"max_iters": iterations, "eval_interval": iterations // turns, "precision": "float32"}
     settings = params.train.model_copy(update=changes)
     weights, batches = (generator(settings.seed, purpose) for purpose in ("weights", "batches"))
     sections = params.model.settings.model_dump()
@@ -100,8 +99,8 @@ def _ours(root: Path, splits: tuple[Split, Split], iterations: int) -> Run:
     return Run(OURS, model, points, iterations, splits[1])
 
 
-def _baseline(splits: tuple[Split, Split], iterations: int) -> Run:
+def _baseline(splits: tuple[Split, Split], iterations: int, turns: int) -> Run:
     torch.manual_seed(1337)
     model = nanogpt.NanoGPT(splits[0].vocabulary_size)
-    steps = nanogpt.train(model, splits[0], iterations, iterations // TURNS)
+    steps = nanogpt.train(model, splits[0], iterations, iterations // turns)
     return Run(BASELINE, model, steps, iterations, splits[1])

@@ -24,6 +24,8 @@ class Scale:
     """Of the shorter length, as one batch."""
     gpt_iterations: int = 2000
     """Of nanoGPT's recipe; charlm's GPT makes what fits in the same time."""
+    gpt_turns: int = 20
+    """In which both make their iterations, and after which the loss is measured."""
 
 
 QUICK = Scale(
@@ -37,6 +39,7 @@ QUICK = Scale(
     tracked_iterations=200,
     lengths=(5, 20),
     sequences=3,
-    gpt_iterations=20,
+    gpt_iterations=4,
+    gpt_turns=2,
 )
 """Every step runs, but its times mean nothing."""

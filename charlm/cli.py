@@ -32,6 +32,16 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float) -> 
     return value
 
 
+def _print(text: str) -> None:
+    """Print `text` alone. Raises CharlmError if the disk behind stdout is full; a reader that has left is no error."""
+    try:
+        click.echo(text, nl=False)
+    except BrokenPipeError:
+        raise  # click ends the command in silence
+    except OSError as err:
+        raise CharlmError(f"The text cannot be written to standard output: {err.strerror}.") from err
+
+
 @main.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535), help="Port on 127.0.0.1.")
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser, if there is one.")
@@ -45,7 +55,7 @@ def ui(*, port: int, browser: bool) -> None:
 
 @main.command()
 @click.argument("prompt", default="\n")
-@click.option("--length", default=500, show_default=True, type=click.IntRange(1), help="Characters to generate.")
+@click.option("--length", default=500, show_default=True, type=click.IntRange(1, 10**7), help="Characters to generate.")
 @click.option(
     "--temperature",
     default=1.0,
@@ -80,8 +90,8 @@ def generate(
         pieces = stream(trained, vocabulary, prompt, max_new_tokens=length, temperature=temperature, seed=seed)
         click.secho(f"{found}:", err=True, dim=True)
         for piece in _coloured("".join(pieces), trained, vocabulary) if show_surprise else pieces:
-            click.echo(piece, nl=False)
-    click.echo()
+            _print(piece)
+    _print("\n")
 
 
 def _coloured(text: str, model: "Predictor", vocabulary: "Vocabulary") -> Iterator[str]:

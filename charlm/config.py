@@ -9,7 +9,7 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -24,6 +24,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from charlm.errors import TOKEN, CharlmError, indented, without_password
@@ -65,7 +66,7 @@ def _has_password(source: str) -> bool:
 def _as_encoding(name: str) -> str:
     """The name of one of Python's encodings of texts."""
     if not is_encoding(name):
-        raise PydanticCustomError("encoding", "an encoding that Python knows, such as utf-8 or cp1252, or null")
+        raise PydanticCustomError("encoding", "an encoding that Python knows, such as utf-8 or cp1252")
     return name
 
 
@@ -346,20 +347,28 @@ def _problem(error: Any) -> str:
         return f"{key}: found an address with a password ({error['msg']}), expected one without; {CREDENTIALS}"
     plain = {
         "string_too_short": "some text",
-        "string_pattern_mismatch": "64 hexadecimal digits in lower case, or null",
+        "string_pattern_mismatch": "64 hexadecimal digits in lower case",
         "model_type": "a section of keys",
         "invalid_key": "a key that is text",
     }
     expected = plain.get(error["type"]) or error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     found = without_password(repr(error["input"]))
-    return f"{key}: found {found}, expected {expected}"
+    field = _fields_beside(error["loc"]).get(error["loc"][-1])
+    or_null = ", or null" if field and type(None) in get_args(field.annotation) else ""
+    return f"{key}: found {found}, expected {expected}{or_null}"
+
+
+def _fields_beside(location: tuple[int | str, ...]) -> Mapping[Any, FieldInfo]:
+    """The known keys of the section, or of the top, that `location` is in."""
+    section: Any = Params
+    for name in location[:-1]:
+        section = MODELS[str(name)].settings if section is ModelParams else section.model_fields[name].annotation
+    fields: Mapping[Any, FieldInfo] = section.model_fields
+    return fields
 
 
 def _suggestion(location: tuple[int | str, ...]) -> str:
     """The known name nearest to the last of `location`, for an unknown key in a section or at the top."""
-    section: Any = Params
-    for name in location[:-1]:
-        section = MODELS[str(name)].settings if section is ModelParams else section.model_fields[name].annotation
-    known = list(section.model_fields)
+    known = list(_fields_beside(location))
     near = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(known) or 'no key'}"

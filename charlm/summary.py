@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+import click
+
 from charlm.config import PARAMS_FILE, Params, load_params, project_root, short_source
 from charlm.errors import escape_on_stdout
 from charlm.results import Metrics, Results
@@ -62,6 +64,7 @@ def markdown(results: Results, params: Params) -> str:
     )
 
 
+@click.command()
 def main() -> None:
     """Print the result under data/."""
     from rich.console import Console

@@ -11,7 +11,7 @@ from charlm.config import PARAMS_FILE, load_params, project_root
 from charlm.errors import CharlmError
 from charlm.files import sha256, write_text
 from charlm.provenance.code import Origin
-from charlm.provenance.repository import LOCK
+from charlm.provenance.repository import LOCK, require_intact
 from charlm.results import Results
 from charlm.tracking.content import content_of
 from charlm.tracking.record import record
@@ -23,6 +23,7 @@ from charlm.tracking.store import RECORD_LATER, Store, enabled
 @click.argument("out", type=click.Path(path_type=Path))
 def main(data: Path, out: Path) -> None:
     params, results = load_params(), Results(data)
+    require_intact(Path.cwd(), Path(LOCK).read_bytes())
     if enabled():
         texts = {name: Path(name).read_text(encoding="utf-8") for name in (PARAMS_FILE, LOCK)}
         content, root = content_of(results, params, texts), project_root()

@@ -131,9 +131,11 @@ def serving() -> Serving:
     def serving(server: BaseServer) -> Iterator[None]:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield
-        server.shutdown()
-        thread.join()
+        try:
+            yield
+        finally:  # or a test that fails never ends
+            server.shutdown()
+            thread.join()
 
     return serving
 

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -24,6 +24,7 @@ from charlm.models.bigram import BigramLanguageModel
 from charlm.random import generator
 from charlm.training import launcher, processes
 from charlm.training.loop import train
+from charlm.training.resume import State, Unfinished
 from tests.models_for_tests import TEST, TRAIN, Mean, V, settings
 
 RULES: dict[str, Any] = {"grad_clip": 0.5, "warmup_iters": 10, "schedule": "cosine", "weight_decay": 0.1}
@@ -44,14 +45,38 @@ EXACT: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "GPT, larger": ("gpt", SMALL | {"n_embd": 64}, {"max_iters": 4, "block_size": 64, "batch_size": 16}),
 }
 """Models whose result no machine changes: name, settings, and changes of FOUR."""
+HOT = "GPT, six times the rate"
+SHORT, LONG = 0.4, 5
+"""Times as many iterations, in the tests and in the whole grid."""
 
 
-def results(joined: processes.Processes | None, length: int = 1) -> list[list[str]]:
-    """For each of the CASES every bit of the loss curve and of the weights, and the digests of the EXACT ones.
+def results(joined: processes.Processes | None, folder: Path, length: float = SHORT) -> dict[str, Any]:
+    """What this machine and these processes come to.
 
-    Those make `length` times their iterations.
+    `order`: every bit of the loss curve and of the weights of CASES; `float64`: the digest of HOT, which a machine does
+    change; `exact`: the digests of EXACT, whose states halfway are left in `folder`/after; `resumed`: of those whose
+    states are in `folder`/before.
     """
-    return [_result(*case, joined) for case in CASES] + [[digest(name, joined, length=length)] for name in EXACT]
+    first = launcher.rank() == 0
+    return {
+        "order": [_result(*case, joined) for case in CASES],
+        "float64": digest(HOT, joined, precision="float64", length=length),
+        "exact": {
+            name: digest(name, joined, length=length, save=_unfinished(folder / "after", name).save if first else None)
+            for name in EXACT
+        },
+        "resumed": resumed(joined, folder / "before"),
+    }
+
+
+def resumed(joined: processes.Processes | None, folder: Path) -> dict[str, str]:
+    """The digests of those EXACT models whose states are in `folder`, going on from there."""
+    states = {name: _unfinished(folder, name).load() for name in EXACT}
+    return {name: digest(name, joined, state=state) for name, state in states.items() if state is not None}
+
+
+def _unfinished(folder: Path, name: str) -> Unfinished:
+    return Unfinished(folder, {"of": name})
 
 
 def _result(kind: type[LanguageModel], changes: dict[str, Any], joined: processes.Processes | None) -> list[str]:
@@ -61,16 +86,27 @@ def _result(kind: type[LanguageModel], changes: dict[str, Any], joined: processe
     return [repr(points), *(weight.detach().numpy().tobytes().hex() for weight in model.parameters())]
 
 
-def digest(name: str, joined: processes.Processes | None = None, *, precision: str = "exact", length: int = 1) -> str:
+def digest(
+    name: str,
+    joined: processes.Processes | None = None,
+    *,
+    precision: str = "exact",
+    length: float = SHORT,
+    state: State | None = None,
+    save: Callable[[State], None] | None = None,
+) -> str:
     """SHA-256 of the loss curve, the weights in float64, a text and its probabilities."""
     model_name, of_model, changes = EXACT[name]
-    steps = {"max_iters": changes["max_iters"] * length, "eval_interval": changes["max_iters"]}
+    iterations = round(changes["max_iters"] * length)
+    interval = min(changes["max_iters"], iterations // 2)
+    steps = {"max_iters": iterations, "eval_interval": interval, "eval_iters": round(4 * length)}
     params = settings(**FOUR | changes | steps | {"precision": precision})
     weights = generator(1, "weights")
     model = trainable_class(model_name).initial(V, params.block_size, weights, params.precision, **of_model)
     model.round_weights = lambda: None  # type: ignore[method-assign]  # float32 would hide a last bit
     found = hashlib.sha256()
-    for point in train(model, (TRAIN, TEST), params, generator(1, "batches"), processes=joined):
+    batches = generator(1, "batches")
+    for point in train(model, (TRAIN, TEST), params, batches, processes=joined, state=state, save=save):
         found.update(repr(point).encode())
     for weight in model.parameters():
         found.update(weight.detach().numpy().tobytes())
@@ -80,9 +116,6 @@ def digest(name: str, joined: processes.Processes | None = None, *, precision: s
 
 
 # The whole grid
-
-LENGTH = 5
-"""Times as many iterations as in the tests."""
 
 CAPABILITIES = ["default", "avx2", "avx512"]
 """Instruction sets of PyTorch's own kernels, each with those before it."""
@@ -104,12 +137,12 @@ def rows() -> Iterator[list[str]]:
     for capability, mkl, threads, count in product(capabilities(), ["", "COMPATIBLE"], [1, 2, 4], [1, 2, 4]):
         with tempfile.TemporaryDirectory() as folder:
             program = ["torchrun", f"--nproc-per-node={count}"] if count > 1 else [sys.executable]
-            command = [*program, "-m", "tests.every_process", folder, str(LENGTH)]
+            command = [*program, "-m", "tests.every_process", folder, str(LONG)]
             environment = os.environ | machine(capability, mkl, threads)
             subprocess.run(command, env=environment, check=True, capture_output=True)
             found = {Path(folder, str(rank)).read_text() for rank in range(count)}
         [result] = found
-        exact = json.dumps(json.loads(result)[len(CASES) :])
+        exact = json.dumps([[digest] for digest in json.loads(result)["exact"].values()])
         yield [capability, mkl or "as is", str(threads), str(count), hashlib.sha256(exact.encode()).hexdigest()[:16]]
 
 
@@ -127,7 +160,7 @@ def write_grid(path: Path) -> None:
     path.write_text(
         "# Every machine that one machine can be\n\n"
         "Written by `make exactness`. A digest is of the loss curve, all weights in float64, a text and probabilities. "
-        f"The models, and what differs in their training; `max_iters` is {LENGTH} times as large here:\n\n"
+        f"The models, and what differs in their training; `max_iters` is {LONG} times as large here:\n\n"
         f"{models}\n\n{len(digests)} digest{'s' * (len(digests) != 1)} in {len(lines) - 2} kinds of machine:\n\n"
         f"{table}\n"
     )
@@ -139,5 +172,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "--grid":
         write_grid(Path(sys.argv[2]))
     else:
+        place = Path(sys.argv[1])
         with processes.joined(torch.device("cpu"), dict) as joined:
-            Path(sys.argv[1], str(launcher.rank())).write_text(json.dumps(results(joined, *map(int, sys.argv[2:]))))
+            found = results(joined, place, *map(float, sys.argv[2:]))
+        (place / str(launcher.rank())).write_text(json.dumps(found))

@@ -190,10 +190,10 @@ def test_learning_curves_of_both_take_turns_on_the_prepared_text(
     assert [curve["name"] for curve in curves] == [gpt.OURS, gpt.BASELINE]
     assert curves[1]["iterations"] == QUICK.gpt_iterations
     for curve in curves:
-        assert len(curve["losses"]) == len(curve["seconds"]) == gpt.TURNS + 1
+        assert len(curve["losses"]) == len(curve["seconds"]) == QUICK.gpt_turns + 1
         assert curve["seconds"] == sorted(curve["seconds"])
         assert curve["losses"][-1] < curve["losses"][0]
-    assert "has the baseline's last loss after" in (tmp_path / "benchmarks.md").read_text()
+    assert "has the baseline's last loss " in (tmp_path / "benchmarks.md").read_text()
     assert (tmp_path / "images/gpt.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -95,11 +95,19 @@ def failure(project: Path, launcher: str, **environment: str) -> str:
 
 
 def test_every_process_of_four_comes_to_the_bits_of_one(run: Callable[..., Any], tmp_path: Path) -> None:
-    """A sum of each process's sum has other last bits, and rounding only mostly hides them. Below it is two."""
-    run(PROJECT, *torchrun(4, "-m", "tests.every_process", str(tmp_path)).split())
-    expected = every_process.results(None)
-    found = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(4)]
-    assert found == [expected] * 4
+    """A sum of each process's sum has other last bits, and rounding only mostly hides them. Below it is two.
+
+    So do runs that one process began and four finish, and the reverse.
+    """
+    one, four = tmp_path / "one", tmp_path / "four"
+    one.mkdir()
+    four.mkdir()
+    expected = every_process.results(None, one)
+    (one / "after").rename(four / "before")
+    run(PROJECT, *torchrun(4, "-m", "tests.every_process", str(four)).split())
+    found = [json.loads((four / str(rank)).read_text()) for rank in range(4)]
+    assert found == [expected | {"resumed": expected["exact"]}] * 4
+    assert every_process.resumed(None, four / "after") == expected["exact"]
 
 
 def test_dvc_repro_under_the_launcher_gives_the_files_of_one_process_and_one_run(

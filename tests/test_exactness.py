@@ -15,13 +15,16 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.code_deps import PROJECT
-from tests.every_process import CASES, EXACT, capabilities, machine
+from tests.every_process import EXACT, capabilities, machine
 from tests.trainings import set_train
 
 NOTEBOOK: dict[str, Any] = {}
 LARGE = {"batch_size": 64, "block_size": 32, "learning_rate": 0.01, "max_iters": 2000}
 GPT = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_window": 3, "dropout": 0.1}
-FEW = {"batch_size": 8, "block_size": 32, "learning_rate": 0.01, "max_iters": 60, "optimizer": "muon"}
+FEW = {"batch_size": 8, "block_size": 32, "learning_rate": 0.01, "max_iters": 30, "optimizer": "muon"} | {
+    "eval_interval": 15,
+    "eval_iters": 2,
+}
 STAGES = {
     "prepare": ("data/download", "{out}/prepare"),
     "train": ("{out}/prepare", "{out}/train"),
@@ -61,6 +64,7 @@ def test_machine_decides_nothing(
     if gpt is not None:
         params = YAML().load((project / "params.yaml").read_text())
         params["model"] = {"name": "gpt", "gpt": gpt}
+        params["sample"]["max_new_tokens"] = 100
         YAML().dump(params, project / "params.yaml")
     here = results(project, "out")
     assert len(here) == 12
@@ -72,16 +76,24 @@ def test_machine_decides_nothing(
 
 
 def test_every_bit_of_every_model_is_the_same_on_every_machine(tmp_path: Path) -> None:
-    """In float64, and at six times the rate: what a checkpoint rounds off too."""
+    """In float64, and at six times the rate: what a checkpoint rounds off too. Nor does it matter where one is resumed.
+
+    The guard can fail: without exact arithmetic the digest differs.
+    """
     found = []
     for number, other in enumerate(MACHINES):
         folder = tmp_path / str(number)
         folder.mkdir()
+        if number == 1:
+            (tmp_path / "0/after").rename(folder / "before")
         command = [sys.executable, "-m", "tests.every_process", str(folder)]
         subprocess.run(command, cwd=PROJECT, env=os.environ | other, check=True)
-        found.append(json.loads((folder / "0").read_text())[len(CASES) :])
-    assert len(found[0]) == len(EXACT)
-    assert all(other == found[0] for other in found)
+        found.append(json.loads((folder / "0").read_text()))
+    exact = found[0]["exact"]
+    assert exact.keys() == EXACT.keys()
+    assert [other["exact"] for other in found] == [exact] * len(MACHINES)
+    assert [other["resumed"] for other in found[1:2]] == [exact] * len(MACHINES[1:2])
+    assert len(MACHINES) == 1 or found[0]["float64"] != found[1]["float64"]
 
 
 def test_float32_depends_on_the_instructions(project: Path) -> None:

@@ -92,6 +92,7 @@ def test_served_champion_answers_as_generate_does_and_outlives_bad_requests(prom
             "temperature is -1.0: expected a finite number above 0": {"inputs": ["a"], "params": {"temperature": -1.0}},
             "max_new_tokens is 0: expected 1 or more": {"inputs": ["a"], "params": {"max_new_tokens": 0}},
             "seed is -1: expected 0 or more": {"inputs": ["a"], "params": {"seed": -1}},
+            "seed is null: expected a number": {"inputs": ["a"], "params": {"seed": None}},
             "Model inference is missing inputs": {"inputs": []},
             "A prompt is None: expected a string": {"inputs": [None]},
             "A prompt is nan: expected a string": {"inputs": ["The ", None]},

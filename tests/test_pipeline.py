@@ -4,9 +4,11 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import stat
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from mlflow.entities import Run as MlflowRun
 import stages.record
 from charlm.config import flatten, load_params
 from charlm.files import sha256
+from charlm.provenance.repository import md5
 from charlm.training.history import from_csv
 
 ARTIFACTS = {
@@ -50,6 +53,13 @@ def runs(project: Path) -> list[MlflowRun]:
     experiment = store.get_experiment_by_name("charlm")
     assert experiment is not None
     return list(store.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
+
+
+def trained(project: Path) -> int:
+    """How many runs have ended, in a store that need not be there yet."""
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(project / "mlflow.db")) as store:
+        return int(store.execute("SELECT count(end_time) FROM runs").fetchone()[0])
+    return 0
 
 
 def artifacts(run: MlflowRun) -> dict[str, bytes]:
@@ -226,6 +236,25 @@ def test_record_that_fails_keeps_the_experiment_of_a_temporary_folder_and_fails_
         assert written.is_file() == (code == 0)
 
 
+def test_checkpoint_that_dvc_restored_damaged_is_not_recorded_and_its_place_in_the_cache_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bit that had changed in the cache was restored and recorded with the figures of the intact weights."""
+    checkpoint = project / "data/train/model.safetensors"
+    digest = md5(checkpoint)
+    damaged = bytearray(checkpoint.read_bytes())
+    damaged[-1] ^= 1
+    checkpoint.unlink()  # it may be a link
+    checkpoint.write_bytes(damaged)
+    monkeypatch.chdir(project)
+    result = CliRunner().invoke(stages.record.main, ["data", "data/record"])
+    assert result.exit_code == 1
+    assert "data/train/model.safetensors is not the file that dvc.lock has." in result.output
+    cached = project / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+    assert f"a damaged file in its cache, {cached}." in result.output
+    assert client(project).get_experiment_by_name("charlm") is None
+
+
 def test_deleted_results_come_back_from_the_run_cache(project: Path, run: Run) -> None:
     before = data(project)
     shutil.rmtree(project / "data")
@@ -266,6 +295,8 @@ def test_queue_leaves_every_run_in_the_one_store(project: Path, run: Run) -> Non
     sets = [word for values in grid for word in ("-S", values)]
     run(project, "dvc", "exp", "run", "--queue", "--name", "rates", *sets)
     run(project, "dvc", "queue", "start", "--jobs", "2")
+    while trained(project) < 4:
+        time.sleep(0.5)
     while re.search(r"Queued|Running", status := run(project, "dvc", "queue", "status").stdout):
         time.sleep(2)  # to ask takes a core a second
     assert (status.count("Success"), status.count("Failed")) == (2, 2), status

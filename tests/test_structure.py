@@ -1,6 +1,7 @@
 """The project's shape: what imports what, and what dvc.yaml declares of it."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -174,3 +175,9 @@ def test_one_process_imports_no_more_of_torch_distributed_than_torch_does() -> N
         shown = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True, cwd=PROJECT)
         loaded.append(set(shown.stdout.split()))
     assert loaded[0] >= loaded[1]
+
+
+@pytest.mark.xdist_group("one")
+def test_tests_of_a_group_are_run_by_one_process(request: pytest.FixtureRequest) -> None:
+    """By pytest 9.2 and pytest-xdist 3.8 they were not: each process had a server of its own."""
+    assert "PYTEST_XDIST_WORKER" not in os.environ or request.node.nodeid.endswith("@one")

@@ -127,6 +127,17 @@ def test_a_state_that_git_cannot_read_is_left_out_and_the_others_are_recorded(
     assert charlm(project, "sync").count("recorded as run") == 2
 
 
+def test_experiments_of_a_shallow_clone_are_read(two_results: Path, tmp_path: Path, run: Run) -> None:
+    """Git's own error stood in their place: it shares no objects of a shallow repository, and clones its branches."""
+    project = tmp_path / "project"
+    run(tmp_path, "git", "clone", "--quiet", "--depth=1", f"file://{two_results}", str(project))
+    run(project, "git", "fetch", "--quiet", "--depth=1", "origin", "refs/exps/*:refs/exps/*")
+    shutil.copy(two_results / "mlflow.db", project)
+    output = charlm(project, "sync")
+    assert "better-1: left out, data/download/book.txt, " in output
+    assert output.count("not in DVC's cache") == 2, output
+
+
 def test_results_that_are_incomplete_are_left_out_with_the_reason(two_results: Path, tmp_path: Path, run: Run) -> None:
     project = tmp_path / "project"
     shutil.copytree(two_results, project)

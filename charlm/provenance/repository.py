@@ -48,6 +48,9 @@ def check_out(root: Path, commit: str, folder: Path) -> Path:
     settings = (word for setting in _PLAIN for word in ("--config", setting))
     clone = ("git", "clone", "--quiet", "--shared", "--no-checkout", "--template=", *settings)
     require(run(root, *clone, "--", top, str(folder)))
+    # Of a shallow repository git clones the branches alone: it has no experiments, and shares nothing.
+    objects = os.fsdecode(require(run(root, "git", "rev-parse", "--git-path", "objects"))).rstrip("\n")
+    (folder / ".git/objects/info/alternates").write_text(f"{(root / objects).resolve()}\n")
     require(run(folder, "git", "checkout", "--quiet", "--detach", commit))
     return folder / place
 
@@ -63,11 +66,31 @@ def cache_folder(root: Path) -> Path:
     return Path(os.fsdecode(require(run(root, sys.executable, "-m", "dvc", "cache", "dir")).strip()))
 
 
+def entry(cache: Path, digest: str) -> Path:
+    """Where DVC's `cache` has the file with this digest."""
+    return cache / "files/md5" / digest[:2] / digest[2:]
+
+
+def require_intact(root: Path, lock: bytes) -> None:
+    """Raise CharlmError if an output in `root` is not the one that its dvc.lock has.
+
+    DVC takes a read-only file in its cache for intact, and restores it without a look at its content.
+    """
+    for (_, path), digest in outputs(lock).items():
+        if md5(root / path) != digest:
+            cached = entry(cache_folder(root), digest)
+            raise CharlmError(
+                f"{path} is not the file that {LOCK} has.",
+                f"It was edited, or DVC restored it from a damaged file in its cache, {cached}.",
+                "Delete it in both places, then run `dvc pull` if a remote has it, or `dvc repro`.",
+            )
+
+
 def restore(cache: Path, digest: str, path: Path) -> bool:
     """Put the file with this digest at `path`, from DVC's cache if it is not there; False if neither has it intact."""
     if path.is_file() and md5(path) == digest:
         return True
-    cached = cache / "files/md5" / digest[:2] / digest[2:]
+    cached = entry(cache, digest)
     if not digest or not cached.is_file() or md5(cached) != digest:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)

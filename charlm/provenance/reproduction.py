@@ -21,6 +21,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 from packaging.utils import canonicalize_name
+from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
 from charlm.config import PARAMS_FILE, project_root
@@ -84,11 +85,11 @@ def _repro(folder: Path, *arguments: str) -> None:
         raise NotTriedError("The stages could not be run again; the reason is above.")
 
 
-def report(record: Record, folder: Path, artifacts: Path, known: Sequence[str]) -> None:
+def report(record: Record, folder: Path, artifacts: Path, known: Sequence[str], *, other_machine: bool = False) -> None:
     """Print the files of `record` beside those reproduced in `folder`; DifferentError if one differs.
 
     `artifacts` is a folder with the recorded checkpoint/model.safetensors and metrics.json, as far as they exist;
-    `known` says what differs about this machine.
+    `known` says what differs about this machine, and `other_machine` that it is not the one of the record.
     """
     from rich.console import Console
     from rich.table import Table
@@ -105,11 +106,23 @@ def report(record: Record, folder: Path, artifacts: Path, known: Sequence[str]) 
         pairs = {"checkpoint/model.safetensors": "data/train/model.safetensors", "metrics.json": METRICS}
         numbers = (first_difference(artifacts / name, folder / path) for name, path in pairs.items())
         number = next(filter(None, numbers), None)
+        causes = f"What differs about this machine:{indented(known) or ' nothing that is on record.'}"
         raise DifferentError(
             f"Not reproduced: {different[0]} is the first file that differs.",
             f"First difference, {number}." if number else "",
-            f"What differs about this machine:{indented(known) or ' nothing that is on record.'}",
+            causes + (_promise(record.params) if other_machine else ""),
         )
+
+
+def _promise(params: bytes) -> str:
+    """Why another machine may differ with these parameters, and what to set; empty if it must not."""
+    precision = (YAML(typ="safe").load(params).get("train") or {}).get("precision", "exact")
+    if precision == "exact":
+        return ""
+    return (
+        f"\ntrain.precision={precision} promises the same bytes on one machine only; "
+        "train.precision=exact promises them on every x86-64 CPU."
+    )
 
 
 def first_difference(recorded: Path, reproduced: Path) -> str | None:

@@ -80,7 +80,11 @@ def _checked(prompts: int, params: dict[str, Any], seconds: float) -> dict[str, 
 
     `seconds` is what one more character of all prompts takes.
     """
-    tokens, temperature, seed = (params[name] for name in ("max_new_tokens", "temperature", "seed"))
+    names = ("max_new_tokens", "temperature", "seed")
+    if nulls := [name for name in names if params[name] is None]:
+        message = f"{nulls[0]} is null: expected a number, or nothing for the model's own."
+        raise MlflowException.invalid_parameter_value(message)
+    tokens, temperature, seed = (params[name] for name in names)
     needed = tokens * seconds
     problems = {
         "no prompt: expected at least one": prompts < 1,

@@ -49,8 +49,9 @@ def reproduce(store: Store, reference: str, *, ignore_packages: bool) -> str:
         if others := recorded.other_differences(here):
             click.echo(f"Other packages differ, which decide no result:{indented(others)}", err=True)
         with reproduction.reproduced(record) as again:
-            known = software + others + recorded.machine_differences(here)
-            reproduction.report(record, again, Path(folder), known)
+            machine = recorded.machine_differences(here)
+            known = software + others + machine
+            reproduction.report(record, again, Path(folder), known, other_machine=bool(machine))
     return f"Run {run.info.run_name} reproduced exactly: {_tag_reproduced(store, run, other_packages=bool(software))}."
 
 

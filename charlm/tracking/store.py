@@ -55,6 +55,11 @@ _REMEDIES = {
     "error code 403.*Permission denied": (
         "Ask its owner or an administrator to let {user} write to the experiment {experiment}."
     ),
+    "ProxyError": "Correct HTTP_PROXY or HTTPS_PROXY: that proxy does not answer. Or add the server to NO_PROXY.",
+    "not in a valid JSON format": (
+        "What answers there is a web page: a login, or MLflow's own if the address is that of a page. "
+        "Set MLFLOW_TRACKING_URI to the server alone, such as http://host:5000."
+    ),
     "Max retries exceeded|timed out": "Check that the address is right and the server runs.",
     "Invalid Host header": "Ask its administrator to add {host} to --allowed-hosts.",
     "out-of-date database schema|locate revision": (
@@ -65,6 +70,7 @@ _REMEDIES = {
         "It cannot be written to: change the permissions of the file and its folder."
     ),
     "disk is full|No space left|disk I/O error": "The disk is full or failing: free some space.",
+    "No Experiment with id|Invalid experiment ID": "Unset MLFLOW_EXPERIMENT_ID, or set it to the id of an experiment.",
     "database is locked": "Another process has locked it: wait for that process, or end it.",
 }
 """What to do, by what the store reports; the first match counts."""
@@ -117,9 +123,9 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def reason(err: Exception) -> str:
-    """What `err` reports, complete; for a known problem without SQLAlchemy's statement and hint at the end."""
+    """What `err` reports, complete; for a known problem without SQLAlchemy's statement or a page's HTML at the end."""
     text = str(err)
-    return without_password(text.partition("\n[SQL: ")[0] if _remedy("", text) else text)
+    return without_password(re.split(r"\n\[SQL: | Response body: '<", text)[0] if _remedy("", text) else text)
 
 
 @contextmanager
@@ -205,8 +211,10 @@ class Store:
         """The id of the experiment, created if needed, even if another process creates it at the same time."""
         from mlflow.exceptions import MlflowException
 
-        name = _experiment_name()
-        found = self.client.get_experiment_by_name(name)
+        name, number = _experiment_name(), os.environ.get("MLFLOW_EXPERIMENT_ID")
+        found = self.client.get_experiment(number) if number else self.client.get_experiment_by_name(name)
+        if number and found and found.name != (os.environ.get("MLFLOW_EXPERIMENT_NAME") or found.name):
+            raise store_error(self.uri, f"its experiment {number} is {found.name}, but MLFLOW_EXPERIMENT_NAME={name}.")
         if found is None:
             if root is None:
                 raise store_error(self.uri, f"it has no experiment {name}; MLFLOW_EXPERIMENT_NAME chooses another.")
@@ -223,7 +231,8 @@ class Store:
         if found.lifecycle_stage == "deleted":
             restore = f"`mlflow experiments restore -x {found.experiment_id}` restores it"
             raise store_error(
-                self.uri, f"its experiment {name} is deleted. {restore}, or MLFLOW_EXPERIMENT_NAME chooses another."
+                self.uri,
+                f"its experiment {found.name} is deleted. {restore}, or MLFLOW_EXPERIMENT_NAME chooses another.",
             )
         _require_artifacts(self.uri, found.artifact_location, self._artifacts)
         return str(found.experiment_id)
@@ -282,14 +291,14 @@ def _experiment_name() -> str:
 
 
 def _require_artifacts(uri: str, location: str, own: Path | None) -> None:
-    """Raise CharlmError if the artifacts are not where the store says: in `own`, that of a project's own store.
+    """Raise CharlmError if the artifacts are not where the store says: beside `own`, that of a project's own store.
 
     MLflow stores absolute paths: after a move the store points to the old place, and a copy would write into the
     original. In any other store, artifacts may be in any folder that exists.
     """
     place = urlsplit(location)
     folder = Path(unquote(place.path))
-    moved = folder.resolve() != own.resolve() if own else not folder.parent.is_dir()
+    moved = not (folder.resolve().is_relative_to(own.resolve().parent) if own else folder.parent.is_dir())
     if place.scheme in ("", "file") and moved:
         raise store_error(
             uri,

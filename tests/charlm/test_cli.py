@@ -88,7 +88,8 @@ def test_generate_takes_a_folder_with_checkpoint_and_vocabulary_side_by_side(
             "Error: No model in /nowhere: looked for model.safetensors and vocabulary.json in",
         ),
         (("--temperature", "0"), 2, "Invalid value for '--temperature': 0.0 is not in the range x>0."),
-        (("--length", "-1"), 2, "Invalid value for '--length': -1 is not in the range x>=1."),
+        (("--length", "-1"), 2, "Invalid value for '--length': -1 is not in the range 1<=x<=10000000."),
+        (("--length", "1000000000000"), 2, "1000000000000 is not in the range 1<=x<=10000000."),
         (("--temperature", "nan"), 2, "Invalid value for '--temperature': nan is not a finite number."),
     ],
 )
@@ -98,6 +99,25 @@ def test_generate_says_what_is_wrong(
     result = charlm("generate", *arguments)
     assert result.exit_code == code
     assert message in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        (
+            "charlm generate > /dev/full",
+            1,
+            "Error: The text cannot be written to standard output: No space left on device.",
+        ),
+        ("charlm generate --length 100000 --seed 1 | head -c 9", 0, ""),
+    ],
+)
+def test_generate_ends_without_a_traceback_when_its_reader_takes_no_more(
+    finished_project: Path, command: str, code: int, message: str
+) -> None:
+    """A full disk gave one."""
+    done = subprocess.run(command, shell=True, cwd=finished_project, capture_output=True, text=True, check=False)  # noqa: S602
+    assert (done.returncode, done.stderr.strip()) == (code, message)
 
 
 @contextmanager

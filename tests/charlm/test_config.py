@@ -188,7 +188,7 @@ def test_all_mistakes_are_told_at_once_and_by_their_keys() -> None:
         "  train.beta2: found 1.0, expected less than 1\n"
         "  train.warmup_iters: found -1, expected greater than or equal to 0\n"
         "  train.schedule: found 'step', expected 'constant', 'cosine' or 'linear'\n"
-        "  train.grad_clip: found 0, expected greater than 0\n"
+        "  train.grad_clip: found 0, expected greater than 0, or null\n"
         "  train.eval_interval: found True, expected integer\n"
         "  train.device: found 'gpu', expected 'auto', 'cpu', 'cuda' or 'mps'\n"
         "  train.batchsize: unknown key; did you mean batch_size?\n"

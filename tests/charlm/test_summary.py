@@ -1,9 +1,11 @@
 """A finished run in words."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from charlm import summary
 from charlm.config import load_params
@@ -122,7 +124,7 @@ def test_description_fits_into_a_tag_and_its_fence_is_closed(
 
 @pytest.mark.parametrize("counted", [{}, {"kneser_ney": 1.457127}], ids=["a long text", "all references"])
 def test_terminal_shows_the_result_of_the_project(
-    data: Path, counted: dict[str, float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, counted: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = METRICS | {"reference": METRICS["reference"] | counted}
     (data / "evaluate/metrics.json").write_text(json.dumps(metrics))
@@ -131,8 +133,7 @@ def test_terminal_shows_the_result_of_the_project(
     monkeypatch.chdir(data)
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    summary.main()
-    lines = [line.rstrip() for line in capsys.readouterr().out.split("\n")]
+    lines = [line.rstrip() for line in CliRunner().invoke(summary.main).output.split("\n")]
     assert lines[0].strip() == "bigram on books/oz.txt"
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     assert cells == [[name, f"{loss:.4f}", meaning] for name, loss, meaning in summary.rows(metrics)]
@@ -157,7 +158,12 @@ def test_encodings_are_counted_where_texts_differ_and_absent_in_an_old_result(da
     assert summary.decoded(Results(data).read_encodings()) == ""
 
 
-def test_missing_file_is_named_with_what_creates_it(data: Path) -> None:
+def test_missing_file_is_named_with_what_creates_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the terminal it was a traceback."""
     (data / "train/history.csv").unlink()
     with pytest.raises(CharlmError, match=r"data/train/history\.csv is missing\.\n`dvc repro` creates it"):
         Results(data)
+    (data.parent / "dvc.yaml").touch()
+    (data.parent / "params.yaml").write_text(PARAMS)
+    monkeypatch.chdir(data)
+    assert re.match(r"Error: .*history\.csv is missing\.\n`dvc repro`", CliRunner().invoke(summary.main).output)

@@ -127,7 +127,7 @@ def test_code_that_only_tracks_may_change_while_it_runs(hooked: Path, run: Run) 
 def test_killed_training_run_of_a_gpt_is_resumed_to_the_same_bytes_in_a_run_with_the_whole_curve(
     hooked: Path, run: Run
 ) -> None:
-    """Dropout and Muon included; the state of other parameters is reported and left alone.
+    """Dropout and Muon included, and in two processes; the state of other parameters is reported and left alone.
 
     The run of the killed one used to stay RUNNING until somebody trained or recorded on that machine again.
     """
@@ -135,9 +135,8 @@ def test_killed_training_run_of_a_gpt_is_resumed_to_the_same_bytes_in_a_run_with
     gpt = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_window": 2, "dropout": 0.2}
     params["model"] |= {"name": "gpt", "gpt": gpt}
     YAML().dump(params, hooked / "params.yaml")
-    set_train(
-        hooked, block_size=16, max_iters=30, eval_interval=5, optimizer="muon", precision="float32", grad_clip=1.0
-    )
+    rules = {"optimizer": "muon", "grad_clip": 1.0, "gradient_accumulation_steps": 2}
+    set_train(hooked, block_size=16, max_iters=30, eval_interval=5, eval_iters=2, **rules)
     run(hooked, *TRAIN, code=-9, AT_STEP_20_IN_0="os.kill(os.getpid(), 9)")
     assert list((hooked / "out").glob("*")) == []
     killed = only_run(hooked)
@@ -149,7 +148,7 @@ def test_killed_training_run_of_a_gpt_is_resumed_to_the_same_bytes_in_a_run_with
     other = run(hooked, "python", "-m", "stages.train", "data/prepare", "other", CHARLM_TRACKING="off")
     assert "Not resuming: the 1 unfinished training runs in " in other.stderr
     set_train(hooked, max_iters=30)
-    resumed = run(hooked, *TRAIN)
+    resumed = run(hooked, *TRAIN, CHARLM_LAUNCHER="torchrun --nproc-per-node 2")
     assert "Resuming after step 5, where a run with these parameters, text and code was cut off." in resumed.stderr
     assert not state.exists()
     run(hooked, "python", "-m", "stages.train", "data/prepare", "uncut", CHARLM_TRACKING="off")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from charlm.tracking.live import live_run
 from charlm.tracking.record import record
 from charlm.tracking.store import Store, enabled, reason, store_error
 from charlm.training.history import Point
+from tests.conftest import Serving
 from tests.trainings import refusal
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -29,6 +31,23 @@ def test_deleted_experiment_is_reported_with_the_way_to_restore_it(root: Path) -
     store.client.delete_experiment(store.experiment_id)
     with pytest.raises(CharlmError, match=r"its experiment charlm is deleted\. `mlflow experiments restore -x 1`"):
         Store(root)
+
+
+def test_experiment_is_also_chosen_by_its_id(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The id was ignored: runs went to the experiment charlm. One that MLflow made was taken for a moved project's."""
+    own = Store(root)
+    mine = own.client.create_experiment("mine", artifact_location=str(root / "mlruns/mine"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mine)
+    assert Store(root).experiment_id == mine != own.experiment_id
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    assert Store(root).experiment_id == mine
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "yours")
+    with pytest.raises(CharlmError, match=rf"its experiment {mine} is mine, but MLFLOW_EXPERIMENT_NAME=yours\."):
+        Store(root)
+    for wrong in ("77", "mine"):
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", wrong)
+        with pytest.raises(CharlmError, match=f"{wrong}(?s:.*)Unset MLFLOW_EXPERIMENT_ID, or set it to the id of"):
+            Store(root)
 
 
 def test_two_processes_may_meet_in_a_folder_without_a_store(tmp_path: Path) -> None:
@@ -75,7 +94,7 @@ def test_copied_project_with_an_empty_or_its_own_address_is_no_other_than_one_wi
 def test_empty_variables_are_unset(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty, some of them were taken for a value: MLflow then failed at the first request."""
     names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_HTTP_REQUEST_TIMEOUT")
-    for name in (*names, "MLFLOW_RUN_CONTEXT", "CHARLM_TRACKING", "DVC_EXP_NAME"):
+    for name in (*names, "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_CONTEXT", "CHARLM_TRACKING", "DVC_EXP_NAME"):
         monkeypatch.setenv(name, "")
     store = Store(root)
     assert enabled()
@@ -231,6 +250,37 @@ def test_telemetry_is_off_unless_a_person_turns_it_on(root: Path, monkeypatch: p
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
     Store(root)
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "false"
+
+
+class Page(BaseHTTPRequestHandler):
+    """Answers everything with a web page."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><title>Log in</title>")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_web_page_and_proxy_in_the_server_s_place_are_reported_as_such(
+    root: Path, serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One was shown as all of its HTML, the other as a server that is away."""
+    with HTTPServer(("127.0.0.1", 0), Page) as server, serving(server):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}/#/experiments/1")
+        with pytest.raises(
+            CharlmError, match=r"JSON format\.\nWhat answers there is a web page(?s:.*) to the server alone"
+        ):
+            Store(root)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(CharlmError, match="Correct HTTP_PROXY or HTTPS_PROXY: that proxy does"):
+            Store(root)
 
 
 def test_unknown_problem_is_shown_complete() -> None:
