@@ -76,7 +76,7 @@ def is_complete(project: Path, run: MlflowRun) -> bool:
         run.info.status == "FINISHED"
         and artifacts(run).keys() == ARTIFACTS
         and figures | references | {"loss/batch"} <= run.data.metrics.keys()
-        and len(run.data.params) == 26
+        and run.data.params.keys() == flatten(load_params(project / "params.yaml")).keys()
         and len(run.inputs.dataset_inputs) == 2
         and "nats per character" in run.data.tags["mlflow.note.content"]
         and (model.name, model.status) == ("charlm", "READY")
