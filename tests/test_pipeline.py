@@ -247,6 +247,7 @@ def test_checkpoint_that_dvc_restored_damaged_is_not_recorded_and_its_place_in_t
     checkpoint.unlink()  # it may be a link
     checkpoint.write_bytes(damaged)
     monkeypatch.chdir(project)
+    monkeypatch.setenv("DVC_STAGE", "record")
     result = CliRunner().invoke(stages.record.main, ["data", "data/record"])
     assert result.exit_code == 1
     assert "data/train/model.safetensors is not the file that dvc.lock has." in result.output
