@@ -46,9 +46,8 @@ def served(project: Path) -> Iterator[Ask]:
     """The champion behind `mlflow models serve`; a function that posts a body and gives status and answer."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
-    serve = ["mlflow", "models", "serve", "--model-uri", "models:/charlm@champion", "--env-manager", "local"]
+    command = ["mlflow", "models", "serve", "-m", "models:/charlm@champion", "--env-manager", "local", "--port", port]
     settings = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}"}
-    command = [*serve, "--port", port]
     process = subprocess.Popen(
         command, cwd=project.parent, env=settings, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -176,7 +175,7 @@ def test_generate_takes_every_address_of_a_model(promoted: Path) -> None:
     for reference, place in places.items():
         found = generate(promoted, reference)
         assert (found.stdout, found.stderr) == (here.stdout, f"bigram from {place}:\n")
-        again = invoke(promoted, "promote", reference)
+        again = charlm(promoted, "promote", reference)
         assert again.output.startswith(f"Run {name} ({version.run_id[:12]}), test loss "), again.output
         assert again.output.endswith(" is version 1 of the model charlm and the champion already.\n")
 
@@ -215,10 +214,10 @@ def test_address_that_leads_nowhere_is_reported_with_those_that_lead_somewhere(p
 
 def generate(project: Path, model: str) -> Result:
     """`charlm generate --model` in this process, where MLflow is loaded already."""
-    return invoke(project, "generate", "--seed", "7", "--length", "20", "--model", model, "The ")
+    return charlm(project, "generate", "--seed", "7", "--length", "20", "--model", model, "The ")
 
 
-def invoke(project: Path, *arguments: str) -> Result:
+def charlm(project: Path, *arguments: str) -> Result:
     store = f"sqlite:///{project / 'mlflow.db'}"
     with contextlib.chdir(project):
         return CliRunner(env={"MLFLOW_TRACKING_URI": store}).invoke(main, arguments)
