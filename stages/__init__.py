@@ -53,7 +53,7 @@ def _way_back() -> str:
     if project_root().resolve() != Path.cwd() or not is_edited(PARAMS_FILE):
         return ""
     back = f"git checkout {PARAMS_FILE} && dvc repro"
-    return f"{PARAMS_FILE} keeps its edits, those of -S too. To go back to the committed ones: {back}"
+    return f"{PARAMS_FILE} stays edited, also what -S wrote into it. To undo that: {back}"
 
 
 def code_digests() -> dict[Path, str]:

@@ -363,7 +363,7 @@ def test_mistakes_in_params_are_told_in_one_message_without_a_traceback_or_a_pas
         "  train.batch_size: found 'four', expected integer\n"
         "  train.learning_rat: unknown key; did you mean learning_rate?\n"
         "Fix the file, then run again.\n"
-        "params.yaml keeps its edits, those of -S too. To go back to the committed ones: "
+        "params.yaml stays edited, also what -S wrote into it. To undo that: "
         "git checkout params.yaml && dvc repro\n"
     ) in done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -71,5 +71,5 @@ def test_error_tells_the_way_back_from_edited_params_in_the_workspace_alone(
     assert failure(workspace) == "Error: It failed.\n"
     for folder in (workspace, copy):
         (folder / "params.yaml").write_text("a: 2\n")
-    assert failure(workspace).endswith("committed ones: git checkout params.yaml && dvc repro\n")
+    assert failure(workspace).endswith("undo that: git checkout params.yaml && dvc repro\n")
     assert failure(copy) == "Error: It failed.\n"
