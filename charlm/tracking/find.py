@@ -68,7 +68,7 @@ def unusable(reference: str, problem: str) -> CharlmError:
 
 
 def _is_folder(reference: str) -> bool:
-    return "/" in reference or Path(reference).is_dir()
+    return "/" in reference or (reference != "" and Path(reference).is_dir())
 
 
 def _run_at(store: Store, uri: str) -> "Run":
