@@ -34,12 +34,26 @@ def stage(body: Callable[..., None]) -> click.Command:
     @functools.wraps(body)
     def run(**folders: Path) -> None:
         before = code_digests()
-        body(**folders)
+        try:
+            body(**folders)
+        except CharlmError as err:
+            raise CharlmError(err.message, fix=_way_back()) from err
         require_unchanged(before)
 
     for name in reversed(inspect.signature(body).parameters):
         run = click.argument(name, type=click.Path(path_type=Path))(run)
     return click.command(help=sys.modules[body.__module__].__doc__)(run)
+
+
+def _way_back() -> str:
+    """For the end of an error: how to undo edits of params.yaml, if there are any; a temporary folder has none."""
+    from charlm.config import PARAMS_FILE, project_root
+    from charlm.provenance.code import is_edited
+
+    if project_root().resolve() != Path.cwd() or not is_edited(PARAMS_FILE):
+        return ""
+    back = f"git checkout {PARAMS_FILE} && dvc repro"
+    return f"{PARAMS_FILE} stays edited, also what -S wrote into it. To undo that: {back}"
 
 
 def code_digests() -> dict[Path, str]:

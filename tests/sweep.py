@@ -13,6 +13,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from charlm.config import MODELS
 from stages import download, evaluate, prepare, record, sample, train
 
 PARAMS = Path("params.yaml")
@@ -21,7 +22,7 @@ PARAMS = Path("params.yaml")
 def ladder(data: dict[str, Any], changes: dict[str, Any]) -> None:
     """Run every recipe on the text of `data`, in an experiment called ladder; `changes` are of their train sections."""
     os.environ["MLFLOW_EXPERIMENT_NAME"] = "ladder"
-    for recipe in ("notebook", "bigram", "mlp", "gru", "gpt"):
+    for recipe in ("notebook", *MODELS):
         settings = YAML().load(Path(f"recipes/{recipe}.yaml"))
         settings["data"] |= data
         settings["train"] |= changes

@@ -1,7 +1,10 @@
 """The documentation's Python examples run, its links lead somewhere, and its commands are ones that exist."""
 
+import ast
 import json
 import re
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,23 @@ from charlm.cli import main
 from tests.conftest import PROJECT, Run
 
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
+TOOLS = ("charlm", "dvc", "make", "mlflow")
+GROUPS = ("db", "exp", "metrics", "models", "params", "plots", "queue", "remote")
+"""First words of a command's name that have a second."""
+NOT_RUN = {
+    "dvc commit": "DVC's own; what it takes for granted, `make verify` checks",
+    "dvc exp show": "tests/test_pipeline.py runs it from the page",
+    "dvc remote modify": "passwords of remotes that no test has",
+    "make bench": "measures for an hour",
+    "make deps": "tests/test_structure.py compares what it writes",
+    "make exactness": "takes an hour; tests/test_exactness.py runs a part",
+    "make help": "prints the Makefile",
+    "make ladder": "takes minutes; tests/test_bench.py runs its parts",
+    "make lock": "asks a package index",
+    "make notebook": "tests/test_walkthrough.py runs the notebook",
+    "make screenshots": "tests/test_ui.py without pictures",
+}
+"""Commands on the pages that no test runs, and why."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -48,3 +68,49 @@ def test_commands_of_make_and_charlm_exist(page: Path) -> None:
     assert set(re.findall(r"^make ([a-z]+)", code, re.MULTILINE)) <= targets
     for name in set(re.findall(r"^charlm ([a-z]+)", code, re.MULTILINE)):
         assert CliRunner().invoke(main, [name, "--help"]).exit_code == 0, name
+
+
+def parsed(words: list[str]) -> tuple[str, set[str]]:
+    """A command's name without arguments, and its options without values."""
+    name = takewhile(re.compile("[a-z]+$").match, words[: 3 if words[1] in GROUPS else 2])
+    return " ".join(name), {word.partition("=")[0] for word in words if word.startswith("-")}
+
+
+def documented() -> Iterator[tuple[str, set[str]]]:
+    """Every command of TOOLS on the pages."""
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        lines = re.findall(r"`([^`\n]+)`", text)
+        lines += "\n".join(re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)).splitlines()
+        for command in re.split(r"&&|[|;\n]", "\n".join(line.partition(" #")[0] for line in lines)):
+            words = [word for word in command.split() if not re.match("[A-Z_]+=", word)]
+            if len(words) > 1 and words[0] in TOOLS:
+                yield parsed(words)
+
+
+def run_by_tests() -> Iterator[list[str]]:
+    """The words of every command of TOOLS in the tests, as arguments, a list or a text, and in .ci/run."""
+    yield from (line.split() for line in (PROJECT / ".ci/run").read_text().splitlines() if line.startswith(TOOLS))
+    for path in {*(PROJECT / "tests").rglob("test_*.py")} - {Path(__file__)}:
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts: Iterable[ast.expr] = node.args if isinstance(node, ast.Call) else getattr(node, "elts", [])
+            words = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+            words = ["charlm", *words] if isinstance(node, ast.Call) and ast.unparse(node.func) == "charlm" else words
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            yield from (found for found in (words, text.split()) if len(found) > 1 and found[0] in TOOLS)
+
+
+def test_every_command_on_the_pages_is_run_by_a_test_or_listed_with_the_reason_why_not() -> None:
+    """The name of a command, and each option that a page gives it."""
+    tried: dict[str, set[str]] = {}
+    for words in run_by_tests():
+        name, options = parsed(words)
+        tried.setdefault(name, set()).update(options)
+    untried = {
+        (name, option)
+        for name, options in documented()
+        for option in ("", *options)
+        if not any(known.startswith(name) and option in {"", *tried[known]} for known in tried)
+    }
+    assert [(name, option) for name, option in sorted(untried) if name not in NOT_RUN] == []
+    assert {name for name, _ in untried} == NOT_RUN.keys()

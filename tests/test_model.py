@@ -46,9 +46,8 @@ def served(project: Path) -> Iterator[Ask]:
     """The champion behind `mlflow models serve`; a function that posts a body and gives status and answer."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
-    serve = ["mlflow", "models", "serve", "--model-uri", "models:/charlm@champion", "--env-manager", "local"]
+    command = ["mlflow", "models", "serve", "-m", "models:/charlm@champion", "--env-manager", "local", "--port", port]
     settings = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}"}
-    command = [*serve, "--port", port]
     process = subprocess.Popen(
         command, cwd=project.parent, env=settings, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -165,15 +164,41 @@ def test_model_says_what_it_takes(promoted: Path) -> None:
 
 def test_generate_takes_every_address_of_a_model(promoted: Path) -> None:
     [version] = client(promoted).search_model_versions("name = 'charlm'")
+    [logged] = client(promoted).search_logged_models(["1"])
     here = generate(promoted, str(promoted / "data"))
     assert here.exit_code == 0
-    for uri in (
-        f"runs:/{version.run_id}",
-        f"runs:/{version.run_id}/charlm",
-        "models:/charlm@champion",
-        "models:/charlm/1",
-    ):
-        assert generate(promoted, uri).output == here.output
+    name = "bigram on tale"
+    addresses = [f"runs:/{version.run_id}", f"runs:/{version.run_id}/charlm", f"models:/{logged.model_id}"]
+    addresses += ["models:/charlm@champion", "models:/charlm/1"]
+    places = {uri: uri for uri in addresses} | {"data": "data"}
+    places |= dict.fromkeys([name, version.run_id[:8], "latest"], f"run {name} ({version.run_id[:12]})")
+    for reference, place in places.items():
+        found = generate(promoted, reference)
+        assert (found.stdout, found.stderr) == (here.stdout, f"bigram from {place}:\n")
+        again = charlm(promoted, "promote", reference)
+        assert again.output.startswith(f"Run {name} ({version.run_id[:12]}), test loss "), again.output
+        assert again.output.endswith(" is version 1 of the model charlm and the champion already.\n")
+
+
+def test_outside_of_a_project_the_store_of_the_environment_is_read_and_nothing_is_made(
+    promoted: Path, tmp_path: Path
+) -> None:
+    """An installed charlm used to find no model in any store: it asked for a dvc.yaml."""
+    here, store = generate(promoted, "latest"), {"MLFLOW_TRACKING_URI": f"sqlite:///{promoted / 'mlflow.db'}"}
+    arguments = ["generate", "--seed", "7", "--length", "20", "The ", "--model"]
+    missing = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'none.db'}"}
+    unknown = store | {"MLFLOW_EXPERIMENT_NAME": "other"}
+    with contextlib.chdir(tmp_path):
+        assert CliRunner(env=store).invoke(main, [*arguments, "models:/charlm@champion"]).stdout == here.stdout
+        assert CliRunner(env=store).invoke(main, [*arguments, "latest"]).stdout == here.stdout
+        for settings, problem in (
+            ({}, "set MLFLOW_TRACKING_URI to a store."),
+            (missing, f"there is no file {tmp_path}/none.db."),
+            (unknown, "it has no experiment other; MLFLOW_EXPERIMENT_NAME chooses another."),
+        ):
+            refused = CliRunner(env=settings).invoke(main, [*arguments, "latest"])
+            assert (refused.exit_code, problem in refused.output) == (1, True), refused.output
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("uri", ["runs:/nothing", "models:/charlm@nobody", "models:/other/1", "models:/charlm/x/y/z"])
@@ -189,7 +214,10 @@ def test_address_that_leads_nowhere_is_reported_with_those_that_lead_somewhere(p
 
 def generate(project: Path, model: str) -> Result:
     """`charlm generate --model` in this process, where MLflow is loaded already."""
-    arguments = ["generate", "--seed", "7", "--length", "20", "--model", model, "The "]
+    return charlm(project, "generate", "--seed", "7", "--length", "20", "--model", model, "The ")
+
+
+def charlm(project: Path, *arguments: str) -> Result:
     store = f"sqlite:///{project / 'mlflow.db'}"
     with contextlib.chdir(project):
         return CliRunner(env={"MLFLOW_TRACKING_URI": store}).invoke(main, arguments)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import sqlite3
 import stat
@@ -76,7 +77,7 @@ def is_complete(project: Path, run: MlflowRun) -> bool:
         run.info.status == "FINISHED"
         and artifacts(run).keys() == ARTIFACTS
         and figures | references | {"loss/batch"} <= run.data.metrics.keys()
-        and len(run.data.params) == 26
+        and run.data.params.keys() == flatten(load_params(project / "params.yaml")).keys()
         and len(run.inputs.dataset_inputs) == 2
         and "nats per character" in run.data.tags["mlflow.note.content"]
         and (model.name, model.status) == ("charlm", "READY")
@@ -98,6 +99,7 @@ def ran(output: str) -> list[str]:
 def test_first_run_is_recorded_whole(finished_project: Path) -> None:
     [run] = runs(finished_project)
     assert is_complete(finished_project, run)
+    assert (run.info.run_name, run.data.tags["charlm.text"]) == ("bigram on tale", "tale")
     assert run.data.tags["charlm.origin"] == "trained"
     assert run.data.tags["charlm.git_dirty"] == "false"
     assert len(run.data.tags["mlflow.source.git.commit"]) == 40
@@ -263,6 +265,7 @@ def test_deleted_results_come_back_from_the_run_cache(project: Path, run: Run) -
     [restored] = runs(project)
     assert is_complete(project, restored)
     assert restored.data.tags["charlm.origin"] == "restored"
+    assert (restored.info.run_name, restored.data.tags["charlm.text"]) == ("bigram on tale", "tale")
 
 
 @pytest.mark.long
@@ -315,15 +318,30 @@ def test_queue_leaves_every_run_in_the_one_store(project: Path, run: Run) -> Non
         else:
             assert is_complete(project, found)
 
+    page = (project / "docs/dvc-and-mlflow.md").read_text()
+    [show] = re.findall(r"^(dvc exp show .*?)^```", page.replace("\\\n", ""), re.MULTILINE | re.DOTALL)
+    table = run(project, *shlex.split(show)).stdout
+    assert "[rates-1]" in table
+    assert max(map(len, table.splitlines())) <= 80
+    assert "1000/1000" in run(project, "dvc", "queue", "logs", "--follow", "rates-1").stdout
+    assert "test.loss" in run(project, "dvc", "metrics", "diff", "HEAD", "rates-1").stdout
+    assert "train.learning_rate" in run(project, "dvc", "params", "diff", "HEAD", "rates-1").stdout
+    drawn = json.loads(run(project, "dvc", "plots", "diff", "--json", "HEAD", "rates-1").stdout)["data"]["loss"]
+    assert {point["rev"] for plot in drawn for point in plot["content"]["data"]["values"]} == {"HEAD", "rates-1"}
+    run(project, "dvc", "exp", "apply", "rates-1")
+    assert load_params(project / "params.yaml").train.learning_rate == 0.1
+
 
 def test_results_travel_through_a_remote_and_are_recorded_where_they_arrive(
     project: Path, run: Run, tmp_path: Path
 ) -> None:
     run(project, "dvc", "remote", "add", "--default", "local", str(tmp_path / "remote"))
     run(project, "git", "commit", "--quiet", "--all", "--message=A remote")
-    run(project, "dvc", "push")
+    run(project, "dvc", "push", "--run-cache")
     other = tmp_path / "other"
     run(tmp_path, "git", "clone", "--quiet", str(project), str(other))
+    assert "up to date" in run(other, "dvc", "repro", "--allow-missing", "--dry").stdout
+    run(other, "dvc", "pull", "--run-cache")
     # With --pull DVC runs no stage that only lacks its output, as record does here: README.md says so.
     assert ran(run(other, "dvc", "repro", "--pull").stdout) == []
     assert ran(run(other, "dvc", "repro").stdout) == ["record"]
@@ -345,9 +363,12 @@ def test_mistakes_in_params_are_told_in_one_message_without_a_traceback_or_a_pas
         "  train.batch_size: found 'four', expected integer\n"
         "  train.learning_rat: unknown key; did you mean learning_rate?\n"
         "Fix the file, then run again.\n"
+        "params.yaml stays edited, also what -S wrote into it. To undo that: "
+        "git checkout params.yaml && dvc repro\n"
     ) in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "s3cret" not in done.stdout + done.stderr
+    assert client(project).get_experiment_by_name("charlm") is None  # no run is opened before training
 
 
 def test_without_a_network_the_download_tells_the_way_out_which_works(project: Path, run: Run) -> None:

@@ -21,7 +21,7 @@ from charlm.cli import main
 from tests.every_process import machine
 
 PROJECT = Path(__file__).resolve().parent.parent
-EXACT = re.compile(r"^Run \S+ reproduced exactly: 1 time, last ", re.MULTILINE)
+EXACT = re.compile(r"^Run .+ reproduced exactly: 1 time, last ", re.MULTILINE)
 OTHER_MACHINE = machine("default", "COMPATIBLE", 2)
 PROMISE = "train.precision=float32 promises the same bytes on one machine only; train.precision=exact promises them on"
 GPT = (

@@ -19,6 +19,8 @@ from mlflow.entities import Run as MlflowRun
 from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
 
+from charlm.config import MODELS
+
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="needs chromium (apt install chromium)"),
@@ -147,7 +149,7 @@ def test_list_of_runs_tells_them_apart_at_a_glance(
 ) -> None:
     page.goto(address)
     page.get_by_role("button", name="Hide banner").click()
-    for heading in ("loss/test", "bits_per_char/test", "model.name", *SWEPT):
+    for heading in ("loss/test", "charlm.text", "model.name", *SWEPT):
         expect(page.get_by_test_id(f"sort-header-{heading}")).to_be_in_viewport(ratio=1)
     expect(page.get_by_role("link", name="sweep-")).to_have_text([run.info.run_name for run in runs])
     assert values(page, "metrics.`loss/test`") == [run.data.metrics["loss/test"] for run in runs]
@@ -185,7 +187,7 @@ def test_ladder_shows_every_model_by_the_seconds_it_trained_beside_the_reference
     page.goto(f"{ladder}&compareRunsMode=CHART")
     page.get_by_role("button", name="Hide banner").click()
     scroll_to(page, "Test loss by seconds of training")
-    for name in ("notebook", "bigram", "mlp", "gru", "gpt"):
+    for name in ("notebook", *MODELS):
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
     picture("ladder", height=730)
 

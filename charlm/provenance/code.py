@@ -111,6 +111,11 @@ def patch(project: Path) -> bytes:
         )
 
 
+def is_edited(file: str) -> bool:
+    """Whether `file` in the current folder differs from the last commit; False outside of git."""
+    return bool(_git(Path(), "diff", "--name-only", "HEAD", "--", file))
+
+
 def _require_git(folder: Path) -> None:
     """Raise CharlmError if `folder` is in a repository that git does not read: of another owner, for example."""
     if not any((place / ".git").exists() for place in (folder, *folder.parents)):

@@ -65,13 +65,13 @@ def _matches(source: str, folder: Path) -> list[str]:
 
 
 def require_all(sources: Sequence[str], root: Path) -> None:
-    """Raise CharlmError if a pattern matches files of the project in `root` that are not in the current folder.
+    """Raise CharlmError if `sources` mean files of the project in `root` that are not in the current folder.
 
     `dvc exp run --temp` and the queue run in a folder of their own, with a copy of what git tracks.
     """
-    if missing := sorted(set(expand(sources, root)) - set(expand(sources))):
+    if missing := [path for path in expand(sources, root) if os.path.isfile(root / path) > os.path.isfile(path)]:  # noqa: PTH113 no path is too long for it
         raise CharlmError(
-            f"data.source matches {len(missing)} more files in {root} than in the folder of this experiment: "
+            f"The folder of this experiment lacks {len(missing)} files of data.source that are in {root}: "
             f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}.",
             fix="DVC copies only what git tracks: `git add` them, or run without --temp and --queue.",
         )

@@ -5,16 +5,21 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from charlm.config import PARAMS_FILE
+from charlm.config import LONGEST_NAME, PARAMS_FILE, is_pattern, short_source
 from charlm.training.history import Point
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
+
+
+TEXT_TAG = "charlm.text"
+"""The `text_name` of a run, a column of the UI's list."""
 
 
 def as_params(params: Mapping[str, Any]) -> "list[Param]":
@@ -34,6 +39,15 @@ def as_params(params: Mapping[str, Any]) -> "list[Param]":
         return whole[: MAX_PARAM_VAL_LENGTH - len(rest)] + rest
 
     return [Param(key, text(value)) for key, value in params.items()]
+
+
+def text_name(sources: Sequence[str]) -> str:
+    """`data.source` as a short name: of one text that of its file, without its ending."""
+    name = short_source(sources)
+    if len(sources) > 1 or is_pattern(name):
+        return name
+    address = urlsplit(sources[0])
+    return PurePosixPath(address.path if address.scheme in ("http", "https") else sources[0]).stem[:LONGEST_NAME]
 
 
 def digest_of(text: str) -> str:

@@ -25,11 +25,12 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from charlm.config import load_params
 from charlm.errors import CharlmError
 from charlm.files import sha256
 from charlm.provenance.code import ENVIRONMENT, PATCH, Origin
 from charlm.provenance.environment import Environment
-from charlm.tracking.entities import as_metrics, as_params, log_bytes, losses
+from charlm.tracking.entities import TEXT_TAG, as_metrics, as_params, log_bytes, losses, text_name
 from charlm.tracking.store import (
     BATCH,
     CHECKPOINT_TAG,
@@ -213,7 +214,8 @@ class _Tracker:
     def __init__(self, store: Store, first: Mapping[str, Any], messages: Messages) -> None:
         self._client, self._messages = store.client, messages
         origin = Origin.here()
-        self.run_id = store.create_run("trained", origin.tags(), origin.experiment)
+        name, tags = _named()
+        self.run_id = store.create_run("trained", origin.tags() | tags, origin.experiment or name)
         self._client.log_batch(self.run_id, params=as_params(first["params"]))
         self._origin = {ENVIRONMENT: first["environment"].encode(), PATCH: origin.patch}
         self._machine = _Machine(self.run_id, store.uri)
@@ -289,6 +291,15 @@ class _Tracker:
             self._problem = reason(err)
             return False
         return True
+
+
+def _named() -> tuple[str | None, dict[str, str]]:
+    """Name and tag of a run by the text in params.yaml here, which train itself does not read; nothing without one."""
+    with suppress(CharlmError):
+        params = load_params()
+        text = text_name(params.data.source)
+        return f"{params.model.name} on {text}", {TEXT_TAG: text}
+    return None, {}
 
 
 def _written(seconds: float) -> str:

@@ -6,15 +6,15 @@ The run is found by the digest of the checkpoint. A complete run does not change
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from charlm.config import LONGEST_NAME, PARAMS_FILE, is_pattern, short_source
+from charlm.config import PARAMS_FILE
 from charlm.files import sha256
 from charlm.provenance.code import ENVIRONMENT, EXPERIMENT_TAG, PATCH, Origin
 from charlm.tracking.content import Content
-from charlm.tracking.entities import as_metrics, as_params, digest_of, log_bytes, log_file, losses
+from charlm.tracking.entities import TEXT_TAG, as_metrics, as_params, digest_of, log_bytes, log_file, losses, text_name
 from charlm.tracking.logged_model import complete_model
 from charlm.tracking.store import ABANDONED_TAG, BATCH, CHECKPOINT_TAG, NOTE_TAG, RESULTS_TAG, Store, store_errors
 from charlm.tracking.ui_view import save_view
@@ -41,7 +41,8 @@ def record(store: Store, content: Content, origin: Origin) -> list[str]:
             store.close_abandoned(but=ids)
             if not ids:
                 tags = origin.tags() | {CHECKPOINT_TAG: content.checkpoint_sha256}
-                ids = [store.create_run("restored", tags, origin.experiment)]
+                name = origin.experiment or f"{content.params['model.name']} on {text_name(content.sources)}"
+                ids = [store.create_run("restored", tags, name)]
         for run_id in ids:
             _complete(store.client, store.client.get_run(run_id), content, origin)
     return ids
@@ -112,6 +113,7 @@ def _complete(client: "MlflowClient", run: "Run", content: Content, origin: Orig
     """
     run_id = run.info.run_id
     tags = {CHECKPOINT_TAG: content.checkpoint_sha256, RESULTS_TAG: content.results_sha256}
+    tags |= {TEXT_TAG: text_name(content.sources)}
     tags |= {EXPERIMENT_TAG: origin.experiment} if origin.experiment else {}
     for tag, value in tags.items():
         if tag not in run.data.tags:
@@ -207,11 +209,11 @@ def _datasets(content: Content) -> list[Any]:
     """The splits as MLflow's dataset inputs; MLflow keeps 36 characters of a digest, the profile has all."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    name, kind, source = _source(content.sources)
+    kind, source = _source(content.sources)
     return [
         DatasetInput(
             Dataset(
-                name=f"{name} {context}",
+                name=f"{text_name(content.sources)} {context}",
                 digest=digest[:36],
                 source_type=kind,
                 source=json.dumps(source),
@@ -223,15 +225,13 @@ def _datasets(content: Content) -> list[Any]:
     ]
 
 
-def _source(sources: list[str]) -> tuple[str, str, dict[str, Any]]:
-    """Name, MLflow's source type and source of a dataset; several texts are what MLflow calls a source in code."""
-    name = short_source(sources)
+def _source(sources: list[str]) -> tuple[str, dict[str, Any]]:
+    """MLflow's source type and source of a dataset; several texts are what MLflow calls a source in code."""
     if len(sources) > 1:
         listed = json.dumps(sources)
         if len(listed) > _LONGEST_SOURCE:
-            return name, "code", {"tags": {"texts": len(sources), "sha256": digest_of(listed), "listed": PARAMS_FILE}}
-        return name, "code", {"tags": {"texts": sources}}
-    address = urlsplit(sources[0])
-    if address.scheme in ("http", "https"):
-        return PurePosixPath(address.path).stem[:LONGEST_NAME], "http", {"url": sources[0]}
-    return name if is_pattern(name) else PurePosixPath(sources[0]).stem[:LONGEST_NAME], "local", {"uri": sources[0]}
+            return "code", {"tags": {"texts": len(sources), "sha256": digest_of(listed), "listed": PARAMS_FILE}}
+        return "code", {"tags": {"texts": sources}}
+    if urlsplit(sources[0]).scheme in ("http", "https"):
+        return "http", {"url": sources[0]}
+    return "local", {"uri": sources[0]}

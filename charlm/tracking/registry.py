@@ -1,23 +1,19 @@
-"""The registered model: versions from runs, the alias `champion` on the best one, and the files of any model."""
+"""The registered model: versions from runs, and the alias `champion` on the best one."""
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
 
-from charlm.config import project_root
 from charlm.errors import CharlmError
+from charlm.tracking.find import CHAMPION, find_run
 from charlm.tracking.logged_model import NAME, models_of
-from charlm.tracking.runs import find_run
-from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, reason, store_errors
+from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION = "champion"
 MODEL_VERSIONS = "mlflow.modelVersions"
 LOSS = "loss/test"
 DIGEST_TAG = "charlm.test_digest"
@@ -144,46 +140,3 @@ def _why(store: Store, run: "Run", champion: "ModelVersion | None", *, force: bo
     if force:
         return f"promoted by --force over {before}"
     raise CharlmError(f"The {CHAMPION} stays {before}: {problem}.", fix="--force moves the alias anyway.")
-
-
-def model_files(model: str | None, temporary: Path) -> tuple[Path, Path]:
-    """Checkpoint and vocabulary of `model`: a folder, an MLflow URI fetched into `temporary`, or the project's data.
-
-    In the folder they are side by side, as in a run's artifacts or an MLflow model, or where the stages write them.
-    """
-    if model is None:
-        folder = project_root() / "data"
-    elif model.startswith(("runs:", "models:")):
-        folder = _download(Store(project_root()), model, temporary)
-    else:
-        folder = Path(model)
-    inside = [("", ""), ("artifacts/", "artifacts/"), ("checkpoint/", "checkpoint/"), ("train/", "prepare/")]
-    pairs = [(f"{first}model.safetensors", f"{second}vocabulary.json") for first, second in inside]
-    for checkpoint, vocabulary in pairs:
-        if (folder / checkpoint).is_file() and (folder / vocabulary).is_file():
-            return folder / checkpoint, folder / vocabulary
-    raise CharlmError(
-        f"No model in {folder}: looked for {' and for '.join(' with '.join(pair) for pair in pairs)}.",
-        fix="`dvc repro` trains one, `dvc pull` fetches one from a remote, --model chooses another folder.",
-    )
-
-
-def _download(store: Store, uri: str, folder: Path) -> Path:
-    """Fetch the artifacts at `uri` into `folder` and return where; CharlmError if there are none."""
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
-
-    address = urlsplit(uri)
-    run_id, _, path = address.path.strip("/").partition("/")
-    try:
-        if address.scheme == "runs":
-            artifact = "checkpoint" if path in ("", NAME) else path  # has the same files as the run's model
-            return Path(store.client.download_artifacts(run_id, artifact, str(folder)))
-        with store.as_default():
-            return Path(download_artifacts(uri, dst_path=str(folder)))
-    except (MlflowException, OSError) as err:
-        raise CharlmError(
-            f"No model at {uri} in {store.address}: {reason(err)}",
-            f"Expected runs:/<run id>, models:/{NAME}@{CHAMPION}, models:/{NAME}/<version> or models:/<model id>; "
-            "`charlm ui` shows them.",
-        ) from err

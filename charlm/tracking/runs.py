@@ -1,4 +1,4 @@
-"""A recorded run: found by what a person calls it, and reproduced."""
+"""A recorded run, reproduced."""
 
 import platform
 import tempfile
@@ -11,40 +11,16 @@ import click
 from charlm.config import PARAMS_FILE
 from charlm.errors import CharlmError, indented
 from charlm.provenance import reproduction
-from charlm.provenance.code import COMMIT_TAG, ENVIRONMENT, EXPERIMENT_TAG, PATCH
+from charlm.provenance.code import COMMIT_TAG, ENVIRONMENT, PATCH
 from charlm.provenance.environment import Environment
 from charlm.provenance.repository import LOCK
+from charlm.tracking.find import find_run, unusable
 from charlm.tracking.store import CHECKPOINT_TAG, RECORD_LATER, Store, store_errors
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 REPRODUCED_TAG = "charlm.reproduced"
-
-
-def find_run(store: Store, reference: str) -> "Run":
-    """The one run of the experiment that `reference` means: an id, the beginning of one, a name, or `latest`.
-
-    Raises CharlmError if that is no run, or several.
-    """
-    runs = store.runs()
-    if reference == "latest":
-        found = [run for run in runs if CHECKPOINT_TAG in run.data.tags][:1]
-    else:
-        named = [run for run in runs if reference in (run.info.run_name, run.data.tags.get(EXPERIMENT_TAG))]
-        found = named or [run for run in runs if run.info.run_id.startswith(reference)]
-    if len(found) == 1:
-        return found[0]
-    several = ", ".join(f"{run.info.run_id[:12]} ({run.info.run_name})" for run in found[:5])
-    none = f"no such run in {store.address}"
-    raise _unusable(reference, f"it matches {len(found)} runs: {several}" if found else none)
-
-
-def _unusable(reference: str, problem: str) -> CharlmError:
-    return CharlmError(
-        f"{reference}: {problem}.",
-        "Expected a run's id, a unique beginning of one, a run's name, or `latest`; `charlm ui` shows them.",
-    )
 
 
 def reproduce(store: Store, reference: str, *, ignore_packages: bool) -> str:
@@ -83,11 +59,11 @@ def _require_commit(run: "Run", reference: str) -> str:
     """The commit of a run that can be reproduced; CharlmError for any other run."""
     commit = run.data.tags.get(COMMIT_TAG)
     if run.info.status != "FINISHED":
-        raise _unusable(reference, f"run {run.info.run_id} is {run.info.status}, it has no result to reproduce")
+        raise unusable(reference, f"run {run.info.run_id} is {run.info.status}, it has no result to reproduce")
     if CHECKPOINT_TAG not in run.data.tags:
-        raise _unusable(reference, "it is not a run of charlm, there is no result to compare with")
+        raise unusable(reference, "it is not a run of charlm, there is no result to compare with")
     if commit is None:
-        raise _unusable(reference, "it was made outside git, its code is not on record")
+        raise unusable(reference, "it was made outside git, its code is not on record")
     return commit
 
 

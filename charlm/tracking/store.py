@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from charlm.config import address, sqlite_address
+from charlm.config import address, project_root, sqlite_address
 from charlm.errors import CharlmError, without_password
 from charlm.tracking.process import has_ended, process
 
@@ -141,37 +141,52 @@ def set_environ(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
+def project_store() -> "Store":
+    """The store of the project here; outside of any, the one that MLFLOW_TRACKING_URI names, to read from."""
+    try:
+        root = project_root()
+    except CharlmError as err:
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            fix = "Go to the folder of the project, or set MLFLOW_TRACKING_URI to a store."
+            raise CharlmError(err.found, fix=fix) from err
+        root = None
+    return Store(root)
+
+
 class Store:
     """A client of the store of the project in `root`, and the id of the experiment in it, created if needed.
+
+    Without a project nothing is created: not the experiment, not the file of a database.
 
     Raises CharlmError if the store cannot be reached in about ten seconds, or refuses.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path | None) -> None:
         for name, value in _SETTINGS.items():
             os.environ[name] = os.environ.get(name) or value
         from filelock import FileLock
         from mlflow import MlflowClient
 
-        own = sqlite_address("sqlite:///mlflow.db", root)
-        self.uri = address("MLFLOW_TRACKING_URI", root) or own
-        self.registry_uri = address("MLFLOW_REGISTRY_URI", root) or self.uri
+        here = root or Path.cwd()
+        own = sqlite_address("sqlite:///mlflow.db", here)
+        self.uri = address("MLFLOW_TRACKING_URI", here) or own
+        self.registry_uri = address("MLFLOW_REGISTRY_URI", here) or self.uri
         self.address = without_password(self.uri)
         """The URI as messages show it."""
-        self._artifacts = root / "mlartifacts" if self.uri == own else None
+        self._artifacts = root / "mlartifacts" if root and self.uri == own else None
         self.alone: AbstractContextManager[object] = nullcontext()
         """Keeps out the other processes of this project; a server needs no such lock."""
         self.is_server = urlsplit(self.uri).scheme in ("http", "https")
         """Whether the store is behind an MLflow server, not a database that is opened here."""
-        if not self.is_server:
+        if root and not self.is_server:
             self.alone = FileLock(root / "mlflow.db.lock", timeout=_LOCK_TIMEOUT)
         # Two processes that create the tables of one database at the same time fail.
         with store_errors(self.uri), self.alone:
-            self._reach()
+            self._reach(create=root is not None)
             self.client = MlflowClient(self.uri, self.registry_uri)
             self.experiment_id = self._experiment(root)
 
-    def _reach(self) -> None:
+    def _reach(self, *, create: bool) -> None:
         """Raise one of `failures` if nothing answers, CharlmError if `uri` is of no kind that charlm uses.
 
         MLflow itself would try for minutes.
@@ -184,12 +199,15 @@ class Store:
         if not self.is_server:
             if urlsplit(self.uri).scheme.partition("+")[0] not in DATABASE_ENGINES:
                 raise store_error(self.uri, OTHER_KIND)
-            with create_engine(self.uri).connect():
+            engine = create_engine(self.uri)
+            if not create and engine.dialect.name == "sqlite" and not Path(engine.url.database or "").is_file():
+                raise store_error(self.uri, f"there is no file {engine.url.database}.")
+            with engine.connect():
                 return
         server = get_default_host_creds(self.uri)
         http_request(server, "/health", "GET", max_retries=0, timeout=_FIRST_ANSWER, raise_on_status=False)
 
-    def _experiment(self, root: Path) -> str:
+    def _experiment(self, root: Path | None) -> str:
         """The id of the experiment, created if needed, even if another process creates it at the same time."""
         from mlflow.exceptions import MlflowException
 
@@ -198,6 +216,8 @@ class Store:
         if number and found and found.name != (os.environ.get("MLFLOW_EXPERIMENT_NAME") or found.name):
             raise store_error(self.uri, f"its experiment {number} is {found.name}, but MLFLOW_EXPERIMENT_NAME={name}.")
         if found is None:
+            if root is None:
+                raise store_error(self.uri, f"it has no experiment {name}; MLFLOW_EXPERIMENT_NAME chooses another.")
             # A server decides where its artifacts are; for a database that we open, we do.
             artifacts = None if self.is_server else (root / "mlartifacts").as_uri()
             try:

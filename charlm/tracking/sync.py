@@ -22,9 +22,15 @@ from charlm.tracking.content import content_of
 from charlm.tracking.record import deleted_run, is_recorded, record
 from charlm.tracking.store import Store
 
+FETCH = "dvc fetch --all-commits, if a remote has it"
+
 
 class LeftOutError(CharlmError):
     """A commit has no result that can be recorded; the message says why."""
+
+
+class NotCachedError(LeftOutError):
+    """Its files are not in DVC's cache."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ def sync(root: Path, cache: Path, store: Store, state: State) -> list[str]:
             params, results = load_params(folder / PARAMS_FILE), Results(folder / "data")
             texts = {name: (folder / name).read_text(encoding="utf-8") for name in (PARAMS_FILE, LOCK)}
             content = content_of(results, params, texts)
+        except LeftOutError:
+            raise
         except CharlmError as err:
             raise LeftOutError(err.message.replace("\n", " ")) from err
         except (OSError, ValueError, LookupError, TypeError, AttributeError, YAMLError) as err:
@@ -86,7 +94,7 @@ def _check_out(root: Path, cache: Path, state: State, clone: Path) -> Path:
     # The commit itself has the files that DVC does not cache.
     missing = [path for (_, path), digest in digests.items() if not restore(cache, digest, folder / path)]
     if missing:
-        raise LeftOutError(f"{', '.join(missing)}: not in DVC's cache (dvc fetch --all-commits, if a remote has it)")
+        raise NotCachedError(f"{', '.join(missing)}: not in DVC's cache ({FETCH})")
     return folder
 
 

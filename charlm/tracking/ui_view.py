@@ -9,16 +9,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from charlm.summary import EXPLANATIONS
+from charlm.tracking.entities import TEXT_TAG
 
 if TYPE_CHECKING:
     from charlm.tracking.store import Store
 
 KEY = "charlm"
 COLUMNS = {
-    "attributes.`Run Name`": 120,
+    "attributes.`Run Name`": 150,
     "runDateAndNestInfo": 140,
     "metrics.`loss/test`": 95,
-    "metrics.`bits_per_char/test`": 130,
+    f"tags.`{TEXT_TAG}`": 100,
     "params.`model.name`": 100,
     "params.`train.learning_rate`": 135,
     "params.`train.batch_size`": 120,
@@ -61,7 +62,7 @@ def state() -> dict[str, Any]:
     return {
         "orderByKey": "metrics.`loss/test`",
         "orderByAsc": True,
-        "selectedColumns": [name for name in COLUMNS if name.startswith(("metrics.", "params."))],
+        "selectedColumns": [name for name in COLUMNS if name.startswith(("metrics.", "params.", "tags."))],
         "columnOrder": list(COLUMNS),
         "columnWidths": COLUMNS,
         "runsHiddenMode": "FIRST_20_RUNS",

@@ -1,10 +1,12 @@
 """Code that is edited while a stage runs."""
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import stages
 from charlm.errors import CharlmError
@@ -43,3 +45,31 @@ def test_code_that_changed_is_named(module: Path, edit: object) -> None:
         "stages/a_stage_for_a_test.py changed while this stage ran: its result is not what the code there gives now.\n"
         "Run `dvc repro` again; DVC has not recorded this one."
     )
+
+
+def test_error_tells_the_way_back_from_edited_params_in_the_workspace_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failed `dvc exp run -S` the next run took its values: nobody said that they stay in params.yaml."""
+    workspace, copy = tmp_path / "project", tmp_path / "project/.dvc/tmp/exps/tmp1"
+    for folder in (workspace, copy):
+        folder.mkdir(parents=True)
+        subprocess.run(["git", "init", "--quiet", folder], check=True)
+        for name in ("params.yaml", "dvc.yaml"):
+            (folder / name).write_text("a: 1\n")
+        subprocess.run("git add *.yaml && git commit --quiet --message=Params", shell=True, check=True, cwd=folder)  # noqa: S602
+    monkeypatch.setenv("DVC_ROOT", str(workspace))
+
+    def failure(folder: Path) -> str:
+        monkeypatch.chdir(folder)
+        return CliRunner().invoke(failing, []).output
+
+    @stages.stage
+    def failing() -> None:
+        raise CharlmError("It failed.")
+
+    assert failure(workspace) == "Error: It failed.\n"
+    for folder in (workspace, copy):
+        (folder / "params.yaml").write_text("a: 2\n")
+    assert failure(workspace).endswith("undo that: git checkout params.yaml && dvc repro\n")
+    assert failure(copy) == "Error: It failed.\n"

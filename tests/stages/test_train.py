@@ -29,6 +29,8 @@ def test_diverged_training_run_fails_with_the_message_and_leaves_no_file(project
     assert done.stderr.endswith(
         "Error: The loss at step 2 is nan; nothing was saved.\n"
         "Most likely train.learning_rate=1e+308 is too high for exact: try a tenth of it.\n"
+        "params.yaml stays edited, also what -S wrote into it. To undo that: "
+        "git checkout params.yaml && dvc repro\n"
     )
     assert only_run(project).info.status == "FAILED"
     assert only_run(project).data.tags["mlflow.note.content"] in done.stderr

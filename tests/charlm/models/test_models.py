@@ -28,6 +28,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gru": {"n_embd": 4, "n_hidden": 5, "dropout": 0.5},
     "gpt": {"n_layer": 2, "n_head": 2, "n_embd": 8, "n_window": 3, "dropout": 0.5},
 }
+WIDE: dict[str, dict[str, Any]] = {
+    "bigram": {},
+    "mlp": {"n_context": 8, "n_embd": 32, "n_hidden": 64},
+    "gru": {"n_embd": 64, "n_hidden": 64, "dropout": 0.0},
+    "gpt": {"n_layer": 1, "n_head": 2, "n_embd": 64, "n_window": 2, "dropout": 0.0},
+}
+"""With enough weights in each layer to measure how they were drawn."""
 BLOCK = 8
 VOCABULARY = Vocabulary("abcdefg")
 RUN = settings(
@@ -103,13 +110,8 @@ def test_initial_weights_come_from_the_generator_given(name: str) -> None:
 
 def test_layers_keep_the_size_of_what_goes_through_them(name: str) -> None:
     """Embeddings are drawn from N(0, 1), matrices from N(0, 1 / columns); biases and some outputs are zero."""
-    wide: dict[str, dict[str, Any]] = {
-        "mlp": {"n_context": 8, "n_embd": 32, "n_hidden": 64},
-        "gru": {"n_embd": 64, "n_hidden": 64, "dropout": 0.0},
-        "gpt": {"n_layer": 1, "n_head": 2, "n_embd": 64, "n_window": 2, "dropout": 0.0},
-    }
     zero = ("head", "output", "contract", "bias")
-    model = trainable_class(name).initial(100, BLOCK, np.random.default_rng(0), **wide.get(name, {}))
+    model = trainable_class(name).initial(100, BLOCK, np.random.default_rng(0), **WIDE[name])
     for key, weight in model.named_parameters():
         expected = 0 if any(word in key for word in zero) else 1 if "embedding" in key else weight.shape[1] ** -0.5
         assert weight.std().item() == pytest.approx(expected, rel=0.05), key
