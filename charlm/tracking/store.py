@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from charlm.config import address, project_root, sqlite_address
 from charlm.errors import CharlmError, without_password
+from charlm.files import atomic_write
 from charlm.tracking.process import has_ended, process
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ class Store:
         # Two processes that create the tables of one database at the same time fail.
         with store_errors(self.uri), self.alone:
             self._reach(create=root is not None)
+            _create(self.uri)
             self.client = MlflowClient(self.uri, self.registry_uri)
             self.experiment_id = self._experiment(root)
 
@@ -274,6 +276,32 @@ class Store:
             if run.info.run_id not in but:
                 self.client.set_tag(run.info.run_id, ABANDONED_TAG, "true")
                 self.client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _create(uri: str) -> None:
+    """Make MLflow's tables if `uri` is a SQLite file that is empty: all of them or none.
+
+    MLflow makes them in 70 transactions, and SQLite waits for the disk after each: seconds, if the disk is busy. Here
+    it does not: the first transaction after the file is in its place waits for all of it.
+    """
+    from mlflow import MlflowClient
+    from sqlalchemy import event, make_url
+    from sqlalchemy.engine import Engine
+
+    path = Path(make_url(uri).database or "")
+    if not (uri.startswith("sqlite") and path.is_file() and path.stat().st_size == 0):
+        return
+
+    def without_waiting(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", without_waiting)
+    try:
+        # Without a pool no connection to the temporary file stays open.
+        with set_environ("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool"), atomic_write(path) as temporary:
+            MlflowClient(sqlite_address(f"sqlite:///{path.name}", temporary.parent))
+    finally:
+        event.remove(Engine, "connect", without_waiting)
 
 
 def own_tags() -> dict[str, str]:

@@ -58,6 +58,19 @@ def test_two_processes_may_meet_in_a_folder_without_a_store(tmp_path: Path) -> N
     assert [process.wait() for process in both] == [0, 0]
 
 
+def test_process_killed_while_it_makes_the_tables_leaves_none(tmp_path: Path) -> None:
+    """It left some of them, and every later process failed on these."""
+    end = "lambda _, count=itertools.count(): next(count) == 30 and os._exit(9)"
+    killed = f"import itertools, os, sqlalchemy; sqlalchemy.event.listen(sqlalchemy.Engine, 'commit', {end})"
+    for line, code in {killed: 9, "pass": 0}.items():
+        script = f"{line}; from charlm.tracking.store import Store; from pathlib import Path; Store(Path.cwd())"
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": str(PROJECT)}, check=False
+        )
+        assert done.returncode == code
+        assert ((tmp_path / "mlflow.db").stat().st_size > 0) == (code == 0)
+
+
 @pytest.mark.parametrize("change", [shutil.move, shutil.copytree])
 def test_store_whose_folder_was_moved_or_copied_is_reported_by_its_place_on_record(
     root: Path, tmp_path: Path, change: Callable[..., Any]
