@@ -38,7 +38,7 @@ bench: .venv/bench/.ready  ## measure charlm beside the notebook and write docs/
 	python -m benchmarks --growth 1,10,100,1000
 
 screenshots: $(READY)  ## write the pictures of the UI in docs/images; needs Chromium
-	python -m pytest tests/test_ui.py --screenshots docs/images
+	python -m pytest tests/test_ui.py --screenshots docs/images --timeout 1800
 
 notebook: $(READY)  ## run docs/walkthrough.ipynb and store its outputs in it
 	python -m tests.walkthrough

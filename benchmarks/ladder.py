@@ -4,7 +4,6 @@ It writes the table in README.md. The runs are named after their recipes; `charl
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -33,6 +32,7 @@ REFERENCES = {
     "bigram_counts": "pairs, counted",
     "kneser_ney": "Kneser-Ney, six characters, counted",
 }
+CHECKPOINT = Path("data/train/model.safetensors")
 HEADER = "| | parameters | seconds | train loss | test loss |\n|---|---|---|---|---|\n"
 
 
@@ -40,7 +40,6 @@ HEADER = "| | parameters | seconds | train loss | test loss |\n|---|---|---|---|
 def main() -> None:
     root = project_root()
     store = Store(root)
-    os.environ |= {"MLFLOW_TRACKING_URI": store.uri}
     commit = repository.require(repository.run(root, "git", "rev-parse", "HEAD")).decode().strip()
     with tempfile.TemporaryDirectory(prefix="charlm-ladder.") as temporary:
         folder = Path(temporary) / "project"
@@ -59,17 +58,22 @@ def main() -> None:
 def _row(folder: Path, recipe: str, title: str, store: Store) -> tuple[float, str]:
     """Run a recipe in `folder`; its test loss and its row of the table."""
     shutil.copy(folder / f"recipes/{recipe}.yaml", folder / "params.yaml")
-    command = ["dvc", "repro", "--force", "train", "evaluate", "sample", "record"]
-    subprocess.run(command, cwd=folder, env=repository.environment() | {"DVC_EXP_NAME": recipe}, check=True)
-    metrics = json.loads((folder / "data/evaluate/metrics.json").read_text(encoding="utf-8"))
-    checkpoint = folder / "data/train/model.safetensors"
-    with safetensors.safe_open(checkpoint, framework="np") as file:
+    losses, seconds = run(folder, recipe, store)
+    with safetensors.safe_open(folder / CHECKPOINT, framework="np") as file:
         size = sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 not a dict
-    found = store.runs(f"tags.`{CHECKPOINT_TAG}` = '{sha256(checkpoint)}'")
+    of_splits = " | ".join(f"{loss:.4f}" for loss in losses.values())
+    return losses["test"], f"| {title} (`recipes/{recipe}.yaml`) | {size:,} | {seconds:.3g} | {of_splits} |"
+
+
+def run(folder: Path, recipe: str, store: Store) -> tuple[dict[str, float], float]:
+    """Run the params.yaml in `folder`, recorded in `store` as `recipe`; the loss of each split, seconds of training."""
+    command = ["dvc", "repro", "--force", "train", "evaluate", "sample", "record"]
+    settings = {"DVC_EXP_NAME": recipe, "MLFLOW_TRACKING_URI": store.uri}
+    subprocess.run(command, cwd=folder, env=repository.environment() | settings, check=True)
+    metrics = json.loads((folder / "data/evaluate/metrics.json").read_text(encoding="utf-8"))
+    found = store.runs(f"tags.`{CHECKPOINT_TAG}` = '{sha256(folder / CHECKPOINT)}'")
     seconds = max(run.data.metrics.get("time/seconds", 0.0) for run in found)
-    losses = " | ".join(f"{metrics[split]['loss']:.4f}" for split in ("train", "test"))
-    row = f"| {title} (`recipes/{recipe}.yaml`) | {size:,} | {seconds:.3g} | {losses} |"
-    return metrics["test"]["loss"], row
+    return {split: metrics[split]["loss"] for split in ("train", "test")}, seconds
 
 
 if __name__ == "__main__":

@@ -86,8 +86,8 @@ def _pipeline(root: Path) -> Comparison:
     cold, warm, idle = "dvc repro", "dvc repro --force", "dvc repro, nothing changed"
     script, with_mlflow = "the script", "the script with MLflow"
     rows = (
-        Row("cold", "The pipeline, cold: no result, no cache, no MLflow store", "run", cold, script, Aim(3)),
-        Row("warm", "The pipeline, warm: every stage runs again", "run", warm, script, Aim(3)),
+        Row("cold", "The pipeline, cold: no result, no cache, no MLflow store", "run", cold, script, Aim(2.5)),
+        Row("warm", "The pipeline, warm: every stage runs again", "run", warm, script, Aim(2)),
         Row("warm-mlflow", "The pipeline, warm: every stage runs again", "run", warm, with_mlflow),
         Row("idle", "Nothing to do", "command", idle, "dvc status", Aim(0.2, "seconds more")),
     )
