@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 
@@ -40,19 +42,28 @@ HEADER = "| | parameters | seconds | train loss | test loss |\n|---|---|---|---|
 def main() -> None:
     root = project_root()
     store = Store(root)
-    commit = repository.require(repository.run(root, "git", "rev-parse", "HEAD")).decode().strip()
-    with tempfile.TemporaryDirectory(prefix="charlm-ladder.") as temporary:
-        folder = Path(temporary) / "project"
-        repository.check_out(root, commit, folder)
+    with checked_out(root) as folder:
         rows = [_row(folder, recipe, title, store) for recipe, title in RECIPES.items()]
         references = json.loads((folder / "data/prepare/references.json").read_text(encoding="utf-8"))
     rows += [
-        (references[name], f"| *{title}* (`{name}`) | | | | *{references[name]:.4f}* |")
+        (references[name], f"| *{title}* (`{name}`) | | | | *{references[name]:.4f}* |\n")
         for name, title in REFERENCES.items()
     ]
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    table = HEADER + "".join(f"{row}\n" for _, row in sorted(rows, reverse=True))
-    write_text(root / "README.md", re.sub(re.escape(HEADER) + r"(?:\|.*\n)+", lambda _: table, readme))
+    write_table(root / "README.md", HEADER, [row for _, row in sorted(rows, reverse=True)])
+
+
+@contextmanager
+def checked_out(root: Path) -> Iterator[Path]:
+    """The project in `root` as it was committed last, in a temporary folder."""
+    commit = repository.require(repository.run(root, "git", "rev-parse", "HEAD")).decode().strip()
+    with tempfile.TemporaryDirectory(prefix="charlm-bench.") as temporary:
+        yield repository.check_out(root, commit, Path(temporary) / "project")
+
+
+def write_table(page: Path, header: str, rows: Sequence[str]) -> None:
+    """Replace the rows below `header` in `page`."""
+    table = re.compile(re.escape(header) + r"(?:\|.*\n)*")
+    write_text(page, table.sub(lambda _: header + "".join(rows), page.read_text(encoding="utf-8")))
 
 
 def _row(folder: Path, recipe: str, title: str, store: Store) -> tuple[float, str]:
@@ -62,7 +73,7 @@ def _row(folder: Path, recipe: str, title: str, store: Store) -> tuple[float, st
     with safetensors.safe_open(folder / CHECKPOINT, framework="np") as file:
         size = sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 not a dict
     of_splits = " | ".join(f"{loss:.4f}" for loss in losses.values())
-    return losses["test"], f"| {title} (`recipes/{recipe}.yaml`) | {size:,} | {seconds:.3g} | {of_splits} |"
+    return losses["test"], f"| {title} (`recipes/{recipe}.yaml`) | {size:,} | {seconds:.3g} | {of_splits} |\n"
 
 
 def run(folder: Path, recipe: str, store: Store) -> tuple[dict[str, float], float]:

@@ -3,7 +3,6 @@
 The train stage runs twice, and the difference counts: start-up and the last measurement, of a short text, do not.
 """
 
-import os
 import statistics
 import subprocess
 import tempfile
@@ -51,7 +50,7 @@ def _train(root: Path, folder: Path, precision: str, processes: int, iterations:
     settings = environment(folder) | {"CHARLM_TRACKING": "off"} | launcher
     start = time.perf_counter()
     command = ("python", "-m", "stages.train", "data/prepare", "data/train")
-    subprocess.run(command, cwd=folder, env=os.environ | settings, check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(command, cwd=folder, env=settings, check=True, stderr=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 

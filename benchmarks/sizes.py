@@ -7,7 +7,6 @@ order that has nothing to do with their names, as many as fill each size.
 import json
 import re
 import sysconfig
-import tempfile
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -15,35 +14,29 @@ from pathlib import Path
 import click
 from ruamel.yaml import YAML
 
-from benchmarks.ladder import RECIPES, run
+from benchmarks.ladder import RECIPES, checked_out, run, write_table
 from charlm.config import project_root
 from charlm.files import write_text
-from charlm.provenance import repository
 from charlm.tracking.store import Store
 
 SIZES = {"100 kB": 100_000, "1 MB": 1_000_000}
-NETWORKS = {recipe: title for recipe, title in RECIPES.items() if recipe != "notebook"}
-HEADER = f"| text | `kneser_ney` | {' | '.join(NETWORKS.values())} |\n|{'---|' * (2 + len(NETWORKS))}\n"
+MEASURED = {recipe: title for recipe, title in RECIPES.items() if recipe != "notebook"}
+HEADER = f"| text | `kneser_ney` | {' | '.join(MEASURED.values())} |\n|{'---|' * (2 + len(MEASURED))}\n"
 
 
 @click.command(help=__doc__)
 def main() -> None:
     root = project_root()
-    commit = repository.require(repository.run(root, "git", "rev-parse", "HEAD")).decode().strip()
-    with tempfile.TemporaryDirectory(prefix="charlm-sizes.") as temporary:
-        folder = Path(temporary) / "project"
-        repository.check_out(root, commit, folder)
+    with checked_out(root) as folder:
         rows = [_row(folder, title, size) for title, size in SIZES.items()]
-    page = root / "docs/your-text.md"
-    table = re.compile(re.escape(HEADER) + r"(?:\|.*\n)*")
-    write_text(page, table.sub(lambda _: HEADER + "".join(rows), page.read_text(encoding="utf-8")))
+    write_table(root / "docs/your-text.md", HEADER, rows)
 
 
 def _row(folder: Path, title: str, size: int) -> str:
     """Run every recipe on a text of `size` bytes; its row of the table."""
     write_text(folder / "library.txt", _library(size))
     store, cells = Store(folder), []
-    for recipe in NETWORKS:
+    for recipe in MEASURED:
         params = YAML().load(folder / f"recipes/{recipe}.yaml")
         params["data"] |= {"source": "library.txt", "sha256": None}
         YAML().dump(params, folder / "params.yaml")
