@@ -1,13 +1,15 @@
 """What the tests share: a place of their own, a copy of the project, and one finished run of its pipeline."""
 
+import gc
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from socketserver import BaseServer
 from threading import Thread
@@ -93,6 +95,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 2 if item.get_closest_marker("long") else 3
 
     items.sort(key=place)
+    gc.freeze()  # PyTorch and MLflow stay; they need not be looked through again and again
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -220,17 +223,27 @@ def sweep(request: pytest.FixtureRequest, tale_project: Path, once: Once, run: R
     The files of the ladder's last run are in ladder/. For pictures the sweep is larger and the ladder is the real one.
     """
     pictures = request.config.getoption("screenshots")
-    short = {"max_iters": 20, "warmup_iters": 5, "eval_interval": 10, "eval_iters": 1}
-    grid, data, changes, environment = SMALL, TALE, short, {}
+    short = {"batch_size": 4, "max_iters": 4, "warmup_iters": 1, "eval_interval": 2, "eval_iters": 1}
+    grid, changes, environment = SMALL, {"data": TALE, "train": short, "sample": {"max_new_tokens": 100}}, {}
     if pictures:
         environment = {"CHARLM_GUTENBERG_MIRROR": str(request.getfixturevalue("mirror"))}
-        grid, data, changes = LARGE, {}, {}
+        grid, changes = LARGE, {}
 
     def fill(folder: Path) -> None:
         shutil.copytree(tale_project, folder)
-        run(folder, "python", "-m", "tests.sweep", *map(json.dumps, (grid, data, changes)), **environment)
+        tale = folder / TALE["source"]
+        tale.write_text(tale.read_text()[1000:9000])  # each model reads all of it, three times
+        run(folder, "python", "-m", "tests.sweep", *map(json.dumps, (grid, changes)), **environment)
 
     return once("sweep", fill)
+
+
+def with_store(folder: Path, copied: Path) -> Path:
+    """`folder`, to which `copied` was copied, its store made its own; what the runs in it keep stays where it is."""
+    shutil.copy(copied / "mlflow.db", folder / "mlflow.db")
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:
+        store.execute("UPDATE experiments SET artifact_location = ?", [(folder / "mlartifacts").as_uri()])
+    return folder
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ EXACT: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 """Models whose result no machine changes: name, settings, and changes of FOUR."""
 HOT = "GPT, six times the rate"
-SHORT, LONG = 0.4, 5
+SHORT, LONG = 0.2, 5
 """Times as many iterations, in the tests and in the whole grid."""
 
 
@@ -97,7 +97,7 @@ def digest(
 ) -> str:
     """SHA-256 of the loss curve, the weights in float64, a text and its probabilities."""
     model_name, of_model, changes = EXACT[name]
-    iterations = round(changes["max_iters"] * length)
+    iterations = max(2, round(changes["max_iters"] * length))
     interval = min(changes["max_iters"], iterations // 2)
     steps = {"max_iters": iterations, "eval_interval": interval, "eval_iters": round(4 * length)}
     params = settings(**FOUR | changes | steps | {"precision": precision})

@@ -19,13 +19,13 @@ from stages import download, evaluate, prepare, record, sample, train
 PARAMS = Path("params.yaml")
 
 
-def ladder(data: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Run every recipe on the text of `data`, in an experiment called ladder; `changes` are of their train sections."""
+def ladder(changes: dict[str, dict[str, Any]]) -> None:
+    """Run every recipe with `changes` of its sections, in an experiment called ladder."""
     os.environ["MLFLOW_EXPERIMENT_NAME"] = "ladder"
     for recipe in ("notebook", *MODELS):
         settings = YAML().load(Path(f"recipes/{recipe}.yaml"))
-        settings["data"] |= data
-        settings["train"] |= changes
+        for section, values in changes.items():
+            settings[section] |= values
         run_all(recipe, settings)
     del os.environ["MLFLOW_EXPERIMENT_NAME"]
 
@@ -59,7 +59,7 @@ def run(stage, *arguments: str) -> None:
 
 if __name__ == "__main__":
     shipped = PARAMS.read_bytes()
-    ladder(*map(json.loads, sys.argv[2:]))
+    ladder(json.loads(sys.argv[2]))
     shutil.move("data", "ladder")
     PARAMS.write_bytes(shipped)
     sweep(json.loads(sys.argv[1]))

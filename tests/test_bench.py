@@ -26,6 +26,7 @@ from benchmarks.comparison import Aim, Comparison, Result, Row, Spread, measure
 from benchmarks.growth import Growth
 from benchmarks.scale import QUICK
 from charlm.errors import CharlmError
+from charlm.text.corpus import Split, load_splits
 
 PROJECT = Path(__file__).resolve().parent.parent
 ROW = Row("a", "Title", "call", "ours", "theirs", Aim(0.5))
@@ -172,18 +173,23 @@ def test_growth_has_seconds_and_memory_of_every_stage(
     """Started by a git hook, the copy of the project used to commit to the repository of the hook."""
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "hook"))
     monkeypatch.setattr(growth, "KINDS", ("multilingual",))
-    bench("--growth", "0.5", "--quick", "--out", str(tmp_path))
+    bench("--growth", "0.1", "--quick", "--out", str(tmp_path))
     points = json.loads((tmp_path / "growth.json").read_text())["points"]
     assert [point["stage"] for point in points] == ["download", "prepare", "train", "evaluate", "sample", "record"]
     assert [point["problem"] for point in points] == [""] * 6
     assert all(point["seconds"] > 0 and point["peak"] > 10_000_000 for point in points)
-    assert "| multilingual | 0.5 | download |" in (tmp_path / "benchmarks.md").read_text()
+    assert "| multilingual | 0.1 | download |" in (tmp_path / "benchmarks.md").read_text()
     assert not (tmp_path / "hook").exists()
 
 
 def test_learning_curves_of_both_take_turns_on_the_prepared_text(
     bench: Callable[..., Any], finished_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def short(folder: Path, size: int) -> tuple[Split, Split]:
+        train, test = load_splits(folder, size)
+        return train, Split("test", test.tokens[:1000], size)
+
+    monkeypatch.setattr(gpt, "load_splits", short)  # all of the split is measured, again and again
     monkeypatch.chdir(finished_project)
     bench("--gpt", "--quick", "--out", str(tmp_path))
     curves = json.loads((tmp_path / "gpt.json").read_text())["curves"]

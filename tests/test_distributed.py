@@ -22,7 +22,7 @@ from charlm.errors import CharlmError
 from charlm.training.launcher import relaunch
 from charlm.training.processes import joined
 from tests import every_process
-from tests.trainings import add_hook, only_run, set_train
+from tests.trainings import add_hook, only_run, set_train, untracked
 
 PROJECT = Path(__file__).resolve().parent.parent
 TRAIN = (sys.executable, "-m", "stages.train", "data/prepare", "out")
@@ -114,7 +114,7 @@ def test_dvc_repro_under_the_launcher_gives_the_files_of_one_process_and_one_run
     several: Path, run: Callable[..., Any], tmp_path: Path
 ) -> None:
     """And the launcher hears no hangup under nohup, of which it knows nothing by itself."""
-    run(several, *TRAIN, CHARLM_TRACKING="off")
+    untracked(several, "out")
     settings = {
         "CHARLM_LAUNCHER": torchrun(2, f"--log-dir={tmp_path}", "--redirects=3"),
         "AT_STEP_20_IN_0": f"os.kill(os.getppid(), {int(signal.SIGHUP)})",
@@ -324,7 +324,7 @@ def test_two_hosts_whose_link_is_cut_fail_clearly_and_train_the_same_once_it_is_
     ip("-n", hosts[1], "link", "set", "eth0", "up")
     errors = train_on(hosts, folders)
     assert [error[:2] for error in errors] == ["0\n", "0\n"], errors
-    run(several, *TRAIN[:-1], "one", CHARLM_TRACKING="off")
+    untracked(several, "one")
     assert results(several / "out") == results(several / "one")
     assert not (folders[1] / "out").exists()
     assert [status for status, _ in notes(several)] == ["FAILED", "FINISHED"]

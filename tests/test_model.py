@@ -20,19 +20,20 @@ from mlflow import MlflowClient
 from mlflow.models import Model
 
 from charlm.cli import main
+from tests.conftest import with_store
 
 Run = Callable[..., Any]
 Ask = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="session")
-def promoted(finished_project: Path, once: Callable[..., Path], run: Run) -> Path:
+def promoted(finished_project: Path, once: Callable[..., Path]) -> Path:
     """A copy of the finished project whose only run was promoted. Its store is its own; not to be changed."""
 
     def fill(folder: Path) -> None:
-        shutil.copytree(finished_project, folder, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
-        run(folder, "dvc", "repro", "--force", "--single-item", "record")
-        run(folder, "charlm", "promote")
+        shutil.copytree(finished_project, folder, ignore=shutil.ignore_patterns("mlartifacts"))
+        with_store(folder, finished_project)
+        assert "now the champion" in charlm(folder, "promote").output
 
     return once("promoted", fill)
 

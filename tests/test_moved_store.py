@@ -4,17 +4,13 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 
+from tests.trainings import only_run, record
+
 PAGE = (Path(__file__).resolve().parent.parent / "docs/server.md").read_text(encoding="utf-8")
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def only_run(project: Path) -> Any:
-    [run] = MlflowClient(f"sqlite:///{project / 'mlflow.db'}").search_runs(["1"])
-    return run
 
 
 def artifact(project: Path, folder: Path) -> Path:
@@ -24,7 +20,7 @@ def artifact(project: Path, folder: Path) -> Path:
 
 
 def test_moved_store_is_corrected_by_the_commands_of_the_page(project: Path, run: Run, tmp_path: Path) -> None:
-    run(project, "python", "-m", "stages.record", "data", "data/record")
+    record(project)
     there = tmp_path / "another place, é"
     project.rename(there)
     assert only_run(there).info.artifact_uri.startswith(project.as_uri())

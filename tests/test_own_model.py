@@ -8,34 +8,37 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
 
 from tests.code_deps import PROJECT
 
 ENTRY = "MODELS = {\n"
 
 
-def test_unigram_runs_through_the_pipeline_with_its_record_and_its_served_model(
+def test_unigram_of_several_texts_runs_through_the_pipeline_with_its_record_and_its_served_model(
     project: Path, run: Callable[..., Any]
 ) -> None:
+    tale = (project / "data/download/book.txt").read_text()
+    (project / "books").mkdir()
+    books = {name: f"The text {name}, naïve and short.\n" * 20 for name in "ab"}
+    for name, encoding in {"b": "utf-8", "a": "utf-16"}.items():
+        (project / f"books/{name}.txt").write_text(books[name], encoding)
+    run(project, "git", "add", "books")
     shutil.copy(PROJECT / "tests/unigram.py", project / "charlm/models")
     config, params = project / "charlm/config.py", project / "params.yaml"
     own = '    "unigram": Registered(Section, "unigram:Unigram", "unigram:Unigram"),\n'
     config.write_text(config.read_text().replace(ENTRY, ENTRY + own))
     params.write_text(params.read_text().replace("  name: bigram\n", "  name: unigram\n  unigram: {}\n"))
-    plain = ("-S", "train.precision=float64")  # exact needs the operations of charlm/models/operations.py
-    run(
-        project,
-        "dvc",
-        "exp",
-        "run",
-        "-S",
-        "train.learning_rate=0.1",
-        "-S",
-        "train.batch_size=16",
-        *plain,
-        PYTHONPATH=".",
-    )
+    settings = {
+        "data.source": "[tests/tale.txt,books/*.txt]",
+        "train.learning_rate": 0.1,
+        "train.batch_size": 16,
+        "train.precision": "float64",  # exact needs the operations of charlm/models/operations.py
+    }
+    sets = [word for key, value in settings.items() for word in ("-S", f"{key}={value}")]
+    run(project, "dvc", "exp", "run", *sets, PYTHONPATH=".")
 
+    assert (project / "data/download/book.txt").read_text() == f"{tale}\n{books['a']}\n{books['b']}"
     metrics = json.loads((project / "data/evaluate/metrics.json").read_text())
     assert metrics["test"]["loss"] == pytest.approx(metrics["reference"]["unigram"], abs=0.02)
     sampled = (project / "data/sample/trained.txt").read_text()
@@ -44,6 +47,7 @@ def test_unigram_runs_through_the_pipeline_with_its_record_and_its_served_model(
     [recorded] = client.search_runs(["1"])
     assert (recorded.info.status, recorded.data.params["model.name"]) == ("FINISHED", "unigram")
     assert recorded.data.metrics["loss/test"] == metrics["test"]["loss"]
+    assert_names_its_texts(recorded)
     [logged] = client.search_logged_models(["1"])
     held = {path.name for path in Path(logged.artifact_location.removeprefix("file://")).rglob("*.py")}
     assert {"unigram.py", "base.py"} <= held
@@ -55,3 +59,18 @@ def test_unigram_runs_through_the_pipeline_with_its_record_and_its_served_model(
     assert run(project.parent, "python", "-c", show).stdout == sampled
     asked = ("charlm", "generate", "--seed", "1337", "\n")
     assert run(project, *asked, PYTHONPATH=".").stdout == f"{sampled}\n"
+
+
+def assert_names_its_texts(run: MlflowRun) -> None:
+    assert run.data.params["data.source"] == '["tests/tale.txt", "books/*.txt"]'
+    assert "on 2 texts: " in run.data.tags["mlflow.note.content"]
+    assert "\nDecoded from utf-8 (2), utf-16 (1).\n" in run.data.tags["mlflow.note.content"]
+    sources = Path(run.info.artifact_uri.removeprefix("file://")) / "sources.json"
+    assert json.loads(sources.read_text()) == [
+        {"source": "tests/tale.txt", "encoding": "utf-8"},
+        {"source": "books/a.txt", "encoding": "utf-16"},
+        {"source": "books/b.txt", "encoding": "utf-8"},
+    ]
+    datasets = [entry.dataset for entry in run.inputs.dataset_inputs]
+    assert [dataset.name for dataset in datasets] == ["2 texts train", "2 texts test"]
+    assert json.loads(datasets[0].source) == {"tags": {"texts": ["tests/tale.txt", "books/*.txt"]}}

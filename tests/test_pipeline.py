@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 
-import stages.record
 from charlm.config import flatten, load_params
 from charlm.files import sha256
 from charlm.provenance.repository import md5
 from charlm.training.history import from_csv
+from tests.trainings import record
 
 ARTIFACTS = {
     "checkpoint/model.safetensors",
@@ -132,30 +131,6 @@ def test_first_run_is_recorded_whole(finished_project: Path) -> None:
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
-def test_several_texts_are_one_and_their_run_names_them_all(project: Path, run: Run) -> None:
-    tale = (project / "data/download/book.txt").read_text()
-    (project / "books").mkdir()
-    for name, encoding in {"b": "utf-8", "a": "utf-16"}.items():
-        (project / f"books/{name}.txt").write_text(f"The text {name}, naïve and short.\n" * 20, encoding)
-    run(project, "git", "add", "books")
-    run(project, "dvc", "exp", "run", "-S", "data.source=[tests/tale.txt,books/*.txt]", "-S", "train.max_iters=20")
-    a, b = (f"The text {name}, naïve and short.\n" * 20 for name in "ab")
-    assert (project / "data/download/book.txt").read_text() == f"{tale}\n{a}\n{b}"
-    [held] = runs(project)
-    assert is_complete(project, held)
-    assert held.data.params["data.source"] == '["tests/tale.txt", "books/*.txt"]'
-    assert "on 2 texts: " in held.data.tags["mlflow.note.content"]
-    assert "\nDecoded from utf-8 (2), utf-16 (1).\n" in held.data.tags["mlflow.note.content"]
-    assert json.loads(artifacts(held)["sources.json"]) == [
-        {"source": "tests/tale.txt", "encoding": "utf-8"},
-        {"source": "books/a.txt", "encoding": "utf-16"},
-        {"source": "books/b.txt", "encoding": "utf-8"},
-    ]
-    datasets = [entry.dataset for entry in held.inputs.dataset_inputs]
-    assert [dataset.name for dataset in datasets] == ["2 texts train", "2 texts test"]
-    assert json.loads(datasets[0].source) == {"tags": {"texts": ["tests/tale.txt", "books/*.txt"]}}
-
-
 def test_second_repro_runs_nothing(finished_project: Path, run: Run) -> None:
     assert "Data and pipelines are up to date." in run(finished_project, "dvc", "repro").stdout
 
@@ -163,21 +138,16 @@ def test_second_repro_runs_nothing(finished_project: Path, run: Run) -> None:
 def test_record_changes_nothing_in_a_complete_run_and_completes_one_that_was_cut_short(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In this process, where MLflow is loaded."""
-    monkeypatch.chdir(project)
-
-    def record() -> None:
-        assert CliRunner().invoke(stages.record.main, ["data", "data/record"]).exit_code == 0
 
     def content() -> str:
         runs_held = [(held.to_dictionary(), artifacts(held)) for held in runs(project)]
         return str([*runs_held, client(project).get_metric_history(runs(project)[0].info.run_id, "loss/test")])
 
-    record()
+    record(project)
     before = content()
     with monkeypatch.context() as patch:
         patch.delattr(MlflowClient, "download_artifacts")  # it used to fetch every file again
-        record()
+        record(project)
     assert content() == before
 
     [complete] = runs(project)
@@ -188,7 +158,7 @@ def test_record_changes_nothing_in_a_complete_run_and_completes_one_that_was_cut
     (root / "samples/trained.txt").write_bytes(sample[::-1])
     client(project).log_metric(complete.info.run_id, "perplexity/test", 1.0, step=1000)
     client(project).set_terminated(complete.info.run_id, "RUNNING")
-    record()
+    record(project)
     [again] = runs(project)
     assert is_complete(project, again)
     assert artifacts(again)["checkpoint/model.safetensors"] == data(project)["data/train/model.safetensors"]
@@ -196,17 +166,13 @@ def test_record_changes_nothing_in_a_complete_run_and_completes_one_that_was_cut
     assert again.data.metrics == complete.data.metrics
 
 
-def test_outputs_that_are_links_to_a_read_only_cache_are_recorded_as_files(
-    project: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outputs_that_are_links_to_a_read_only_cache_are_recorded_as_files(project: Path, run: Run) -> None:
     """With `cache.type symlink` the record failed each time: MLflow copied the links."""
     run(project, "dvc", "config", "--local", "cache.type", "symlink")
     run(project, "dvc", "checkout", "--relink")
     linked = [path for path in (project / "data").rglob("*") if path.is_symlink()]
     assert project / "data/train/model.safetensors" in linked
-    monkeypatch.chdir(project)
-    result = CliRunner().invoke(stages.record.main, ["data", "data/record"])
-    assert result.exit_code == 0, result.output
+    record(project)
     [held] = runs(project)
     assert is_complete(project, held)
     [model] = client(project).search_logged_models(["1"])
@@ -226,14 +192,12 @@ def test_record_that_fails_keeps_the_experiment_of_a_temporary_folder_and_fails_
     shutil.copytree(project / "data", temporary / "data", dirs_exist_ok=True)
     monkeypatch.setenv("DVC_ROOT", str(project))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    written = Path("data/record/checkpoint.sha256")
     for folder, code in {temporary: 0, project: 1}.items():
-        monkeypatch.chdir(folder)
+        written = folder / "data/record/checkpoint.sha256"
         written.unlink(missing_ok=True)
-        result = CliRunner().invoke(stages.record.main, ["data", "data/record"])
-        assert result.exit_code == code, result.output
-        assert "MLflow cannot use its store http://127.0.0.1:9: " in result.output
-        assert ("`charlm sync` does it later." in result.output) == (code == 0)
+        output = record(folder, code)
+        assert "MLflow cannot use its store http://127.0.0.1:9: " in output
+        assert ("`charlm sync` does it later." in output) == (code == 0)
         assert written.is_file() == (code == 0)
 
 
@@ -247,36 +211,26 @@ def test_checkpoint_that_dvc_restored_damaged_is_not_recorded_and_its_place_in_t
     damaged[-1] ^= 1
     checkpoint.unlink()  # it may be a link
     checkpoint.write_bytes(damaged)
-    monkeypatch.chdir(project)
     monkeypatch.setenv("DVC_STAGE", "record")
-    result = CliRunner().invoke(stages.record.main, ["data", "data/record"])
-    assert result.exit_code == 1
-    assert "data/train/model.safetensors is not the file that dvc.lock has." in result.output
+    output = record(project, code=1)
+    assert "data/train/model.safetensors is not the file that dvc.lock has." in output
     cached = project / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
-    assert f"a damaged file in its cache, {cached}." in result.output
+    assert f"a damaged file in its cache, {cached}." in output
     assert client(project).get_experiment_by_name("charlm") is None
-
-
-def test_deleted_results_come_back_from_the_run_cache(project: Path, run: Run) -> None:
-    before = data(project)
-    shutil.rmtree(project / "data")
-    assert ran(run(project, "dvc", "repro").stdout) == ["record"]
-    assert data(project) == before
-    [restored] = runs(project)
-    assert is_complete(project, restored)
-    assert restored.data.tags["charlm.origin"] == "restored"
-    assert (restored.info.run_name, restored.data.tags["charlm.text"]) == ("bigram on tale", "tale")
 
 
 @pytest.mark.long
 def test_every_result_keeps_its_run_and_earlier_params_restore_it_without_training(project: Path, run: Run) -> None:
-    """The store was lost: what is not trained again is recorded as restored, each result beside the others."""
+    """The store was lost, then the data: what is not trained again is recorded as restored, beside the others."""
+    before = data(project)
     sampled = run(project, "dvc", "exp", "run", "--name", "cool", "-S", "sample.temperature=0.5").stdout
     assert ran(sampled) == ["sample", "record"]
     run(project, "git", "checkout", "--quiet", "params.yaml")
     run(project, "dvc", "exp", "run", "--name", "fast", "-S", "train.learning_rate=0.01")
     run(project, "git", "checkout", "--quiet", "params.yaml")
+    shutil.rmtree(project / "data")
     assert ran(run(project, "dvc", "repro").stdout) == ["record"]
+    assert data(project) == before
     assert run(project, "git", "status", "--porcelain").stdout == ""
     cool, fast, first = runs(project)
     assert [is_complete(project, found) for found in (cool, fast, first)] == [True] * 3
@@ -284,6 +238,7 @@ def test_every_result_keeps_its_run_and_earlier_params_restore_it_without_traini
     assert [found.data.params["train.learning_rate"] for found in (cool, fast, first)] == ["0.0003", "0.01", "0.0003"]
     assert [found.data.params["sample.temperature"] for found in (cool, fast, first)] == ["0.5", "1.0", "1.0"]
     assert fast.info.run_name == fast.data.tags["charlm.dvc_experiment"] == "fast"
+    assert (first.info.run_name, first.data.tags["charlm.text"]) == ("bigram on tale", "tale")
     assert cool.data.tags["charlm.checkpoint_sha256"] == first.data.tags["charlm.checkpoint_sha256"]
     assert artifacts(cool)["samples/trained.txt"] != artifacts(first)["samples/trained.txt"]
 

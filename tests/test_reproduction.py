@@ -5,11 +5,9 @@ import os
 import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,9 @@ from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
 from charlm.cli import main
+from tests.conftest import with_store
 from tests.every_process import machine
+from tests.trainings import record
 
 PROJECT = Path(__file__).resolve().parent.parent
 EXACT = re.compile(r"^Run .+ reproduced exactly: 1 time, last ", re.MULTILINE)
@@ -58,14 +58,11 @@ def reproduce(project: Path, run: Run, reference: str, *options: str, code: int 
 @pytest.fixture
 def recorded(project: Path, finished_project: Path) -> Path:
     """The project with the record of its first, clean run."""
-    shutil.copy(finished_project / "mlflow.db", project / "mlflow.db")
-    with closing(sqlite3.connect(project / "mlflow.db")) as store, store:
-        store.execute("UPDATE experiments SET artifact_location = ?", [(project / "mlartifacts").as_uri()])
-    return project
+    return with_store(project, finished_project)
 
 
 def test_restored_run_of_two_commits_ago_is_reproduced_and_nothing_here_changes(project: Path, run: Run) -> None:
-    run(project, "python", "-m", "stages.record", "data", "data/record")
+    record(project)
     wanted = latest(project)
     assert wanted.data.tags["charlm.origin"] == "restored"
     for text in ("raise SystemExit('not this code')\n", "raise SystemExit('nor this')\n"):

@@ -29,7 +29,6 @@ import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
-from ruamel.yaml import YAML
 
 from charlm.cli import main
 from charlm.config import flatten, load_params
@@ -40,7 +39,8 @@ from charlm.tracking.live import live_run
 from charlm.tracking.record import record
 from charlm.tracking.store import Store
 from charlm.training.history import from_csv
-from tests.trainings import refusal
+from tests.trainings import record as record_stage
+from tests.trainings import refusal, set_train
 
 pytestmark = pytest.mark.xdist_group("one PostgreSQL and its server")
 
@@ -50,7 +50,6 @@ PAGE = (Path(__file__).resolve().parent.parent / "docs/server.md").read_text(enc
 BASH, PYTHON = ("bash", "-eu"), (sys.executable,)
 USERS = ("ann", "bob")
 TRAIN = ("python", "-m", "stages.train", "data/prepare", "out")
-RECORD = ("python", "-m", "stages.record", "data", "data/record")
 STAGES = """
 import importlib
 folders = {name: f"data/{name}" for name in ("prepare", "train", "evaluate", "sample", "record")}
@@ -387,21 +386,23 @@ def assert_has_content(team: Team, run: MlflowRun) -> None:
 # Two checkouts, two users
 
 
-def test_two_checkouts_log_at_once_as_two_users(
+def test_two_checkouts_log_at_once_as_two_users_and_a_forced_repro_changes_no_byte(
     team: Team, checkout: Path, run: Run, log_in: LogIn, tmp_path: Path
 ) -> None:
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in [*(checkout / "data").rglob("*.*"), checkout / "dvc.lock"]}
+
+    before = files()
     checkouts = {"ann": checkout, "bob": tmp_path / "bob"}
     shutil.copytree(checkout, checkouts["bob"])
-    rates = {"ann": 0.001, "bob": 0.002}
-    for user, folder in checkouts.items():
-        params = YAML().load((folder / "params.yaml").read_text())
-        params["train"]["learning_rate"] = rates[user]
-        YAML().dump(params, folder / "params.yaml")
+    rates = {"ann": 0.0003, "bob": 0.002}
+    set_train(checkouts["bob"], learning_rate=rates["bob"])
+    commands = {"ann": ("dvc", "repro", "--force"), "bob": PIPELINE}
     log_in(team.user("ann"))
     Store(checkout)
     team.on_the_server(block("get_experiment_by_name"), PYTHON)
     with ThreadPoolExecutor() as both:
-        pipelines = [both.submit(run, checkouts[user], *PIPELINE, **team.user(user)) for user in USERS]
+        pipelines = [both.submit(run, checkouts[user], *commands[user], **team.user(user)) for user in USERS]
         for pipeline in pipelines:
             pipeline.result()
     by_rate = {found.data.params["train.learning_rate"]: found for found in runs(team)}
@@ -412,6 +413,8 @@ def test_two_checkouts_log_at_once_as_two_users(
         assert_complete(team, found, folder, tmp_path)
         for local in ("mlflow.db", "mlartifacts", "mlruns"):
             assert not (folder / local).exists()
+    assert files() == before
+    assert run(checkout, "git", "status", "--porcelain").stdout == ""
 
 
 def test_checkouts_that_meet_in_a_new_experiment_share_it(
@@ -432,16 +435,6 @@ def test_ui_names_the_server_and_opens_nothing(
     page = f"/#/experiments/{Store(checkout).experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=charlm"
     assert f"The runs: {team.address}{page}\n" in result.output
     assert not (checkout / "mlflow.db").exists()
-
-
-def test_forced_repro_on_the_server_changes_no_byte(team: Team, checkout: Path, run: Run, experiment: str) -> None:
-    def files() -> dict[str, bytes]:
-        return {str(path): path.read_bytes() for path in [*(checkout / "data").rglob("*.*"), checkout / "dvc.lock"]}
-
-    before = files()
-    run(checkout, "dvc", "repro", "--force", **team.user("ann", experiment))
-    assert files() == before
-    assert run(checkout, "git", "status", "--porcelain").stdout == ""
 
 
 def test_champion_is_promoted_and_asked_by_whoever_may(
@@ -543,8 +536,8 @@ def test_server_dies_in_mid_training(
     assert "The record stage completes the run of the result." in output
     for name in ("model.safetensors", "history.csv"):
         assert (checkout / "out" / name).read_bytes() == (checkout / "data/train" / name).read_bytes()
-    run(checkout, *RECORD, **team.user("ann", experiment))
     log_in(team.user("ann", experiment))
+    record_stage(checkout)
     [found] = runs(team, experiment)
     assert found.data.tags["charlm.origin"] == "trained"
     assert_complete(team, found, checkout, tmp_path)

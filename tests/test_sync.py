@@ -16,6 +16,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from ruamel.yaml import YAML
 
 from charlm.cli import main
+from tests.conftest import with_store
 
 Run = Callable[..., Any]
 
@@ -52,14 +53,24 @@ def two_results(finished_project: Path, empty_store: Path, once: Callable[..., P
     return once("results", fill)
 
 
+@pytest.fixture(scope="session")
+def both_synced(two_results: Path, once: Callable[..., Path]) -> Path:
+    """The same after a `charlm sync`."""
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(two_results, folder)
+        output = charlm(folder, "sync")
+        assert output.count("recorded as run") == 2, output
+
+    return once("synced", fill)
+
+
 @pytest.fixture
-def synced(two_results: Path, tmp_path: Path) -> Path:
-    """A copy of it after a `charlm sync`."""
+def synced(both_synced: Path, tmp_path: Path) -> Path:
+    """A copy of that."""
     folder = tmp_path / "synced"
-    shutil.copytree(two_results, folder)
-    output = charlm(folder, "sync")
-    assert output.count("recorded as run") == 2, output
-    return folder
+    shutil.copytree(both_synced, folder)
+    return with_store(folder, both_synced)
 
 
 def test_sync_makes_a_run_of_every_result_once(synced: Path, run: Run) -> None:

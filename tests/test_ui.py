@@ -6,6 +6,7 @@ With --screenshots the tests leave pictures of the pages that they have checked;
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -49,17 +50,31 @@ def runs(sweep: Path) -> list[MlflowRun]:
 
 @pytest.fixture(scope="session")
 def address(sweep: Path) -> Iterator[str]:
-    """The address that `charlm ui` prints, while it serves."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = ["charlm", "ui", "--no-browser", "--port", port]
-    with subprocess.Popen(command, cwd=sweep, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        assert server.stdout is not None
-        try:
-            yield next(line.split(": ")[1].strip() for line in server.stdout if line.startswith("The runs: "))
-        finally:
-            server.terminate()
+    """The address that `charlm ui` prints, while it serves; it is started in a folder of the project.
+
+    At the end it hears Ctrl-C, as does all that it has started, and leaves nothing.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with (sweep.parent / "ui.log").open("w+") as log:
+        with subprocess.Popen(
+            ["charlm", "ui", "--no-browser", "--port", str(port)],
+            cwd=sweep / "tests",
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        ) as server:
+            assert server.stdout is not None
+            try:
+                yield next(line.split()[-1] for line in server.stdout if line.startswith("The runs: "))
+            finally:
+                os.killpg(server.pid, signal.SIGINT)
+        assert server.returncode == 0
+        log.seek(0)
+        assert "Traceback" not in log.read()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port)).close()
 
 
 @pytest.fixture(scope="session")

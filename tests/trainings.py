@@ -1,13 +1,18 @@
 """What several tests of a training do with a copy of the project."""
 
+import contextlib
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
+from click.testing import CliRunner
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
+import stages.record
+import stages.train
 from charlm.tracking.live import track
 
 
@@ -16,6 +21,25 @@ def set_train(project: Path, **values: Any) -> None:
     params = YAML().load((project / "params.yaml").read_text())
     params["train"] |= values
     YAML().dump(params, project / "params.yaml")
+
+
+def record(project: Path, code: int = 0) -> str:
+    """The output of its record stage, run in this process, where MLflow is loaded already."""
+    with contextlib.chdir(project):
+        result = CliRunner().invoke(stages.record.main, ["data", "data/record"])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def untracked(project: Path, out: str) -> str:
+    """The output of its train stage, run in this process, where PyTorch is loaded already; the result is in `out`."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    with contextlib.chdir(project):
+        result = CliRunner(env={"CHARLM_TRACKING": "off"}).invoke(stages.train.main, ["data/prepare", out])
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def only_run(project: Path) -> Any:

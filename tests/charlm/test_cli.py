@@ -1,14 +1,9 @@
-"""The command line, on a finished project and its real MLflow UI."""
+"""The command line, on a finished project."""
 
-import json
-import os
 import re
-import signal
 import socket
 import subprocess
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,53 +115,6 @@ def test_generate_ends_without_a_traceback_when_its_reader_takes_no_more(
     done = subprocess.run(command, shell=True, cwd=finished_project, capture_output=True, text=True, check=False)  # noqa: S602
     _, *errors = done.stderr.splitlines()  # the first line names the model
     assert (done.returncode, "\n".join(errors)) == (code, message)
-
-
-@contextmanager
-def ui(project: Path, port: int) -> Iterator[str]:
-    """`charlm ui` in a folder of the project; the address that it prints."""
-    command = ["charlm", "ui", "--no-browser", "--port", str(port)]
-    with subprocess.Popen(
-        command,
-        cwd=project / "tests",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as server:
-        assert server.stdout is not None
-        yield next(line for line in server.stdout if line.startswith("The runs: ")).split()[-1]
-        os.killpg(server.pid, signal.SIGINT)  # as Ctrl-C in a terminal does, to the command and all it has started
-        _, errors = server.communicate()
-        assert server.returncode == 0
-        assert "Traceback" not in errors
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port)).close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def test_ui_shows_the_runs_of_the_project_from_any_of_its_folders(finished_project: Path) -> None:
-    port = free_port()
-    with ui(finished_project, port) as address:
-        assert (
-            address
-            == f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=charlm"
-        )
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
-            assert "<title>MLflow</title>" in page.read().decode()
-        api = f"http://127.0.0.1:{port}/api/2.0/mlflow/"
-        body = json.dumps({"experiment_ids": ["1"]}).encode()
-        question = urllib.request.Request(f"{api}runs/search", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(question) as answer:
-            [run] = json.load(answer)["runs"]
-        sample = f"http://127.0.0.1:{port}/get-artifact?path=samples/trained.txt&run_uuid={run['info']['run_id']}"
-        with urllib.request.urlopen(sample) as text:
-            assert text.read() == (finished_project / "data/sample/trained.txt").read_bytes()
 
 
 def test_ui_refuses_a_port_in_use(charlm: Callable[..., Result]) -> None:

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -50,25 +51,28 @@ def test_experiment_is_also_chosen_by_its_id(root: Path, monkeypatch: pytest.Mon
             Store(root)
 
 
-def test_two_processes_may_meet_in_a_folder_without_a_store(tmp_path: Path) -> None:
-    """One of them lost: MLflow's own lock does not cover all that it does to a new database."""
-    script = "from charlm.tracking.store import Store; from pathlib import Path; Store(Path.cwd())"
-    command = [sys.executable, "-c", script]
-    both = [subprocess.Popen(command, cwd=tmp_path, env={"PYTHONPATH": str(PROJECT)}) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
+def test_two_processes_may_meet_in_a_folder_without_a_store_though_another_was_killed_while_it_made_the_tables(
+    tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    """One of the two lost: MLflow's own lock does not cover all that it does to a new database.
 
-
-def test_process_killed_while_it_makes_the_tables_leaves_none(tmp_path: Path) -> None:
-    """It left some of them, and every later process failed on these."""
+    The killed one left some of the tables, and every later process failed on these. And MLflow's telemetry was on,
+    outside of CI.
+    """
     end = "lambda _, count=itertools.count(): next(count) == 30 and os._exit(9)"
-    killed = f"import itertools, os, sqlalchemy; sqlalchemy.event.listen(sqlalchemy.Engine, 'commit', {end})"
-    for line, code in {killed: 9, "pass": 0}.items():
-        script = f"{line}; from charlm.tracking.store import Store; from pathlib import Path; Store(Path.cwd())"
-        done = subprocess.run(
-            [sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": str(PROJECT)}, check=False
-        )
-        assert done.returncode == code
-        assert ((tmp_path / "mlflow.db").stat().st_size > 0) == (code == 0)
+    killed = f"import itertools, os, sqlalchemy; sqlalchemy.event.listen(sqlalchemy.Engine, 'commit', {end})\n"
+    opened = "from charlm.tracking.store import Store; from pathlib import Path; Store(Path.cwd())\n"
+    told = "from mlflow.telemetry import client, utils\n"
+    told += "print(client.get_telemetry_client(), utils.is_telemetry_disabled())\n"
+
+    def ran(script: str, code: int = 0) -> str:
+        bare = ("env", "--ignore-environment", f"PYTHONPATH={PROJECT}")
+        return str(run(tmp_path, *bare, sys.executable, "-c", script, code=code).stdout)
+
+    ran(killed + opened, code=9)
+    assert (tmp_path / "mlflow.db").stat().st_size == 0
+    with ThreadPoolExecutor() as both:
+        assert [*both.map(ran, [opened + told] * 2)] == ["None True\n"] * 2
 
 
 @pytest.mark.parametrize("change", [shutil.move, shutil.copytree])
@@ -248,18 +252,7 @@ def test_store_that_cannot_be_written_is_reported_before_the_training(
     assert "The disk is full or failing: free some space." in refusal(mounted, f"sqlite:///{mounted}/mlflow.db")
 
 
-def test_telemetry_is_off_unless_a_person_turns_it_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow's was on, outside of CI."""
-    script = (
-        "from charlm.tracking.store import Store; from pathlib import Path; Store(Path.cwd())\n"
-        "from mlflow.telemetry import client, utils; "
-        "print(client.get_telemetry_client(), utils.is_telemetry_disabled())"
-    )
-    environment = {"PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=root, env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "None True\n"
+def test_telemetry_stays_on_when_a_person_turns_it_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
     Store(root)
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "false"
@@ -321,9 +314,8 @@ def test_disk_that_fills_up_does_not_stop_a_training(
         live.begin({"train.seed": 1})
         live.log(result.points[0], None)
         fill(mounted)
-        for _ in range(100):
-            for step in range(1000):
-                live.log(Point(step, 1.0, 1.0, 1.0), 1.0)
+        for step in range(10_000):
+            live.log(Point(step, 1.0, 1.0, 1.0), 1.0)
         live.finish(result.checkpoint)
     assert "disk" in warnings[0]
     (mounted / "filler").unlink()
