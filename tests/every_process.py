@@ -53,13 +53,11 @@ SHORT, LONG = 0.2, 5
 def results(joined: processes.Processes | None, folder: Path, length: float = SHORT) -> dict[str, Any]:
     """What this machine and these processes come to.
 
-    `order`: every bit of the loss curve and of the weights of CASES; `float64`: the digest of HOT, which a machine does
-    change; `exact`: the digests of EXACT, whose states halfway are left in `folder`/after; `resumed`: of those whose
-    states are in `folder`/before.
+    `float64`: the digest of HOT, which a machine does change; `exact`: the digests of EXACT, whose states halfway are
+    left in `folder`/after; `resumed`: of those whose states are in `folder`/before.
     """
     first = launcher.rank() == 0
     return {
-        "order": [_result(*case, joined) for case in CASES],
         "float64": digest(HOT, joined, precision="float64", length=length),
         "exact": {
             name: digest(name, joined, length=length, save=_unfinished(folder / "after", name).save if first else None)
@@ -73,6 +71,11 @@ def resumed(joined: processes.Processes | None, folder: Path) -> dict[str, str]:
     """The digests of those EXACT models whose states are in `folder`, going on from there."""
     states = {name: _unfinished(folder, name).load() for name in EXACT}
     return {name: digest(name, joined, state=state) for name, state in states.items() if state is not None}
+
+
+def order(joined: processes.Processes | None) -> dict[str, Any]:
+    """Every bit of the loss curve and of the weights of CASES, which another order of adding would change."""
+    return {"order": [_result(*case, joined) for case in CASES]}
 
 
 def _unfinished(folder: Path, name: str) -> Unfinished:
@@ -174,5 +177,5 @@ if __name__ == "__main__":
     else:
         place = Path(sys.argv[1])
         with processes.joined(torch.device("cpu"), dict) as joined:
-            found = results(joined, place, *map(float, sys.argv[2:]))
+            found = results(joined, place, *map(float, sys.argv[2:])) | (order(joined) if joined else {})
         (place / str(launcher.rank())).write_text(json.dumps(found))

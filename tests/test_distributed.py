@@ -22,7 +22,7 @@ from charlm.errors import CharlmError
 from charlm.training.launcher import relaunch
 from charlm.training.processes import joined
 from tests import every_process
-from tests.trainings import add_hook, only_run, set_train, untracked
+from tests.trainings import add_hook, only_run, set_train, trained
 
 PROJECT = Path(__file__).resolve().parent.parent
 TRAIN = (sys.executable, "-m", "stages.train", "data/prepare", "out")
@@ -102,7 +102,7 @@ def test_every_process_of_four_comes_to_the_bits_of_one(run: Callable[..., Any],
     one, four = tmp_path / "one", tmp_path / "four"
     one.mkdir()
     four.mkdir()
-    expected = every_process.results(None, one)
+    expected = every_process.results(None, one) | every_process.order(None)
     (one / "after").rename(four / "before")
     run(PROJECT, *torchrun(4, "-m", "tests.every_process", str(four)).split())
     found = [json.loads((four / str(rank)).read_text()) for rank in range(4)]
@@ -114,7 +114,7 @@ def test_dvc_repro_under_the_launcher_gives_the_files_of_one_process_and_one_run
     several: Path, run: Callable[..., Any], tmp_path: Path
 ) -> None:
     """And the launcher hears no hangup under nohup, of which it knows nothing by itself."""
-    untracked(several, "out")
+    trained(several, "out", CHARLM_TRACKING="off")
     settings = {
         "CHARLM_LAUNCHER": torchrun(2, f"--log-dir={tmp_path}", "--redirects=3"),
         "AT_STEP_20_IN_0": f"os.kill(os.getppid(), {int(signal.SIGHUP)})",
@@ -175,11 +175,9 @@ def test_processes_end_when_their_launcher_is_gone(several: Path) -> None:
     assert only_run(several).info.status == "FAILED"
 
 
-def test_number_of_processes_that_does_not_fit_is_reported_before_there_is_a_run(
-    project: Path, run: Callable[..., Any]
-) -> None:
-    done = run(project, *TRAIN, code=1, TORCHELASTIC_RUN_ID="1", RANK="0", WORLD_SIZE="2")
-    assert done.stderr.startswith(
+def test_number_of_processes_that_does_not_fit_is_reported_before_there_is_a_run(project: Path) -> None:
+    found = trained(project, "out", code=1, TORCHELASTIC_RUN_ID="1", RANK="0", WORLD_SIZE="2")
+    assert found.startswith(
         "Error: 2 processes cannot share train.gradient_accumulation_steps=1 evenly.\n"
         "Each computes whole micro-batches: expected a multiple of 2.\n"
     )
@@ -324,7 +322,7 @@ def test_two_hosts_whose_link_is_cut_fail_clearly_and_train_the_same_once_it_is_
     ip("-n", hosts[1], "link", "set", "eth0", "up")
     errors = train_on(hosts, folders)
     assert [error[:2] for error in errors] == ["0\n", "0\n"], errors
-    untracked(several, "one")
+    trained(several, "one", CHARLM_TRACKING="off")
     assert results(several / "out") == results(several / "one")
     assert not (folders[1] / "out").exists()
     assert [status for status, _ in notes(several)] == ["FAILED", "FINISHED"]

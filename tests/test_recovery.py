@@ -20,9 +20,9 @@ STAGES = {
 }
 # SIGINT and SIGTERM are left to Python but in train, whose own test sends them: one stage is enough for each kind.
 STRUCK = {
-    signal.SIGINT: ["record"],
+    signal.SIGINT: ["evaluate"],
     signal.SIGTERM: ["prepare"],
-    signal.SIGKILL: ["download", "evaluate", "record"],
+    signal.SIGKILL: ["download", "record"],
 }
 STRIKE = """
 import os, pathlib, sys

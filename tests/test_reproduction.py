@@ -11,11 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from mlflow import MlflowClient
+from safetensors.numpy import load_file, save_file
 
 from charlm.cli import main
+from charlm.provenance import reproduction
+from charlm.provenance.repository import md5
 from tests.conftest import with_store
 from tests.every_process import machine
 from tests.trainings import record
@@ -242,13 +246,23 @@ def test_character_of_the_text_that_changed_is_caught_in_its_stage(project: Path
     assert "What differs about this machine:" in message
 
 
-def test_bit_of_a_weight_that_changed_is_caught(project: Path, run: Run) -> None:
-    write = "temporary.write_bytes(save_tensors("
-    flip = "next(iter(weights.values())).view(np.int32)[0, 0] ^= 1"
-    edit(project / "charlm/models/checkpoint.py", write, f"{flip}\n        {write}")
-    message = verify(project, run)
-    assert "Not reproduced: data/train/model.safetensors of stage train is the first file that differs." in message
-    assert "promises" not in message
+def test_bit_of_a_weight_that_changed_is_caught(project: Path, tmp_path: Path) -> None:
+    """As a reproduction would leave it."""
+    lock, weights = project / "dvc.lock", project / "data/train/model.safetensors"
+    record = reproduction.Record("", b"", (project / "params.yaml").read_bytes(), lock.read_bytes())
+    (tmp_path / "checkpoint").mkdir()
+    intact, digest = shutil.copy(weights, tmp_path / "checkpoint"), md5(weights)
+    changed = load_file(intact)
+    changed["token_embedding_table.weight"].view(np.int32)[3, 5] ^= 1
+    save_file(changed, weights)
+    edit(lock, digest, md5(weights))
+    with pytest.raises(reproduction.DifferentError) as err:
+        reproduction.report(record, project, tmp_path, [], other_machine=True)
+    assert "Not reproduced: data/train/model.safetensors of stage train is the first file that differs." in str(
+        err.value
+    )
+    assert "First difference, token_embedding_table.weight[3, 5]: " in str(err.value)
+    assert "promises" not in str(err.value)
 
 
 def test_lock_of_other_code_is_reported_although_the_result_is_the_same(project: Path, run: Run) -> None:

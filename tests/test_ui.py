@@ -3,6 +3,7 @@
 With --screenshots the tests leave pictures of the pages that they have checked; `make screenshots` does it.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -15,11 +16,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from click.testing import CliRunner
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
 
+from charlm.cli import main
 from charlm.config import MODELS
 
 CHROMIUM = shutil.which("chromium")
@@ -30,7 +33,6 @@ pytestmark = [
 
 SWEPT = ["train.learning_rate", "train.batch_size", "train.max_iters"]
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 Picture = Callable[..., None]
 PLAIN = "[data-assistant-ui] { visibility: hidden }"
 """Without the assistant's button, which floats above the page."""
@@ -265,9 +267,10 @@ def test_two_runs_are_compared(page: Page, address: str, runs: list[MlflowRun], 
 
 
 @pytest.fixture(scope="session")
-def promoted(sweep: Path, runs: list[MlflowRun], run: Run) -> MlflowRun:
+def promoted(sweep: Path, runs: list[MlflowRun]) -> MlflowRun:
     """The best run, its model promoted."""
-    run(sweep, "charlm", "promote", runs[0].info.run_id)
+    with contextlib.chdir(sweep):
+        assert CliRunner().invoke(main, ["promote", runs[0].info.run_id]).exit_code == 0
     return runs[0]
 
 

@@ -31,14 +31,14 @@ def record(project: Path, code: int = 0) -> str:
     return result.output
 
 
-def untracked(project: Path, out: str) -> str:
+def trained(project: Path, out: str, code: int = 0, **environment: str) -> str:
     """The output of its train stage, run in this process, where PyTorch is loaded already; the result is in `out`."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     with contextlib.chdir(project):
-        result = CliRunner(env={"CHARLM_TRACKING": "off"}).invoke(stages.train.main, ["data/prepare", out])
+        result = CliRunner(env=environment).invoke(stages.train.main, ["data/prepare", out])
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == code, result.output
     return result.output
 
 

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 from charlm.tracking.live import UNANSWERED, VANISHED
-from tests.trainings import add_hook, only_run, set_train, untracked
+from tests.trainings import add_hook, only_run, set_train, trained
 
 TRAIN = ("python", "-m", "stages.train", "data/prepare", "out")
 RESULTS = ("model.safetensors", "history.csv")
@@ -66,18 +66,17 @@ raise Late("No.")
     assert only_run(hooked).data.tags["mlflow.note.content"] == "No."
 
 
-def test_store_that_cannot_be_used_is_reported_before_training(project: Path, run: Run) -> None:
+def test_store_that_cannot_be_used_is_reported_before_training(project: Path) -> None:
     address = "sqlite:////proc/nowhere/mlflow.db"
-    done = run(project, *TRAIN, code=1, MLFLOW_TRACKING_URI=address)
-    assert f"Error: MLflow cannot use its store {address}: " in done.stderr
-    assert "CHARLM_TRACKING=off" in done.stderr
-    assert "Traceback" not in done.stderr
+    found = trained(project, "out", code=1, MLFLOW_TRACKING_URI=address)
+    assert f"Error: MLflow cannot use its store {address}: " in found
+    assert "CHARLM_TRACKING=off" in found
+    assert "Traceback" not in found
     assert not (project / "out").exists()
 
 
-def test_switch_that_is_neither_on_nor_off_is_refused(project: Path, run: Run) -> None:
-    done = run(project, *TRAIN, code=1, CHARLM_TRACKING="no")
-    assert done.stderr.startswith("Error: CHARLM_TRACKING=no")
+def test_switch_that_is_neither_on_nor_off_is_refused(project: Path) -> None:
+    assert trained(project, "out", code=1, CHARLM_TRACKING="no").startswith("Error: CHARLM_TRACKING=no")
 
 
 def test_store_or_tracker_lost_in_mid_training_changes_no_result(hooked: Path, run: Run) -> None:
@@ -150,12 +149,12 @@ def test_killed_training_run_of_a_gpt_is_resumed_to_the_same_bytes_in_a_run_with
     [state] = (hooked / ".charlm/unfinished").iterdir()
 
     set_train(hooked, max_iters=31)
-    assert "Not resuming: the 1 unfinished training runs in " in untracked(hooked, "other")
+    assert "Not resuming: the 1 unfinished training runs in " in trained(hooked, "other", CHARLM_TRACKING="off")
     set_train(hooked, max_iters=30)
     resumed = run(hooked, *TRAIN, CHARLM_LAUNCHER="torchrun --nproc-per-node 2")
     assert "Resuming after step 5, where a run with these parameters, text and code was cut off." in resumed.stderr
     assert not state.exists()
-    untracked(hooked, "uncut")
+    trained(hooked, "uncut", CHARLM_TRACKING="off")
     for name in RESULTS:
         assert (hooked / "out" / name).read_bytes() == (hooked / "uncut" / name).read_bytes()
     store = MlflowClient(f"sqlite:///{hooked / 'mlflow.db'}")
