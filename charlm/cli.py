@@ -1,5 +1,6 @@
 """The command line, for what the pipeline has computed. Training is the pipeline's: `dvc repro`."""
 
+import gc
 import math
 import secrets
 import tempfile
@@ -23,6 +24,7 @@ def main() -> None:
 
     DVC runs the pipeline: `dvc repro`, or `dvc exp run --temp -S train.learning_rate=0.01` for another experiment.
     """
+    gc.set_threshold(10_000)  # as in a stage, see stages/__init__.py
     escape_on_stdout()
 
 

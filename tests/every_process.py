@@ -30,10 +30,10 @@ from tests.models_for_tests import TEST, TRAIN, Mean, V, settings
 RULES: dict[str, Any] = {"grad_clip": 0.5, "warmup_iters": 10, "schedule": "cosine", "weight_decay": 0.1}
 FOUR: dict[str, Any] = {"gradient_accumulation_steps": 4, "batch_size": 5} | RULES
 CASES = [
-    (kind, FOUR | {"precision": precision})
+    (kind, FOUR | {"precision": precision, "max_iters": 20})
     for kind in (BigramLanguageModel, Mean)
     for precision in ("float64", "float32")
-] + [(Mean, {"gradient_accumulation_steps": 12, "batch_size": 1, "block_size": 3})]
+] + [(Mean, {"gradient_accumulation_steps": 12, "batch_size": 1, "block_size": 3, "max_iters": 20})]
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_window": 3, "dropout": 0.1}
 EXACT: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "bigram": ("bigram", {}, {"max_iters": 200}),

@@ -12,6 +12,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 from tests.code_deps import PROJECT
@@ -77,6 +78,7 @@ MACHINES = [machine(*kind) for kind in zip(capabilities(), ["COMPATIBLE", "", "C
 PLACES = cycle([("C", "UTC"), ("C.UTF-8", "Asia/Kathmandu"), ("POSIX", "America/St_Johns")])
 
 
+@pytest.mark.long
 def test_machine_decides_nothing_but_in_float32(project: Path, tmp_path: Path) -> None:
     """In float32 it does, so the guard can fail."""
     projects = tmp_path / "projects"
@@ -99,6 +101,7 @@ def test_machine_decides_nothing_but_in_float32(project: Path, tmp_path: Path) -
     assert len(MACHINES) == 1 or "float32/train/model.safetensors" in different
 
 
+@pytest.mark.long
 def test_every_bit_of_every_model_is_the_same_on_every_machine(tmp_path: Path) -> None:
     """In float64, and at six times the rate: what a checkpoint rounds off too. Nor does it matter where one is resumed.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 from benchmarks import peak, texts
@@ -40,6 +41,7 @@ def peaks(folder: Path, files: Sequence[int], run: Callable[..., Any], stages: S
     return found
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_from_1_megabyte_to_80(tmp_path: Path, run: Callable[..., Any]) -> None:
     """In one file or in eighty; a single file used to be read as a whole."""
     short, long = (peaks(tmp_path / str(size), [size], run) for size in (1, 80))

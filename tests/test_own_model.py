@@ -15,6 +15,7 @@ from tests.code_deps import PROJECT
 ENTRY = "MODELS = {\n"
 
 
+@pytest.mark.long
 def test_unigram_of_several_texts_runs_through_the_pipeline_with_its_record_and_its_served_model(
     project: Path, run: Callable[..., Any]
 ) -> None:

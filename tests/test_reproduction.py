@@ -65,6 +65,7 @@ def recorded(project: Path, finished_project: Path) -> Path:
     return with_store(project, finished_project)
 
 
+@pytest.mark.long
 def test_restored_run_of_two_commits_ago_is_reproduced_and_nothing_here_changes(project: Path, run: Run) -> None:
     record(project)
     wanted = latest(project)
@@ -81,6 +82,7 @@ def test_restored_run_of_two_commits_ago_is_reproduced_and_nothing_here_changes(
     assert latest(project).data.tags["charlm.reproduced"].startswith("1 time, last ")
 
 
+@pytest.mark.long
 def test_dirty_experiment_on_a_text_that_has_vanished_is_reproduced_from_its_patch_on_another_machine(
     project: Path, run: Run, tmp_path: Path
 ) -> None:

@@ -79,6 +79,7 @@ def test_switch_that_is_neither_on_nor_off_is_refused(project: Path) -> None:
     assert trained(project, "out", code=1, CHARLM_TRACKING="no").startswith("Error: CHARLM_TRACKING=no")
 
 
+@pytest.mark.long
 def test_store_or_tracker_lost_in_mid_training_changes_no_result(hooked: Path, run: Run) -> None:
     """A training run outlives both, and is not held up by a tracker that reads nothing: a pipe has room for 64 KiB.
 
@@ -128,6 +129,7 @@ def test_code_that_only_tracks_may_change_while_it_runs(hooked: Path, run: Run) 
     assert only_run(hooked).info.status == "FINISHED"
 
 
+@pytest.mark.long
 def test_killed_training_run_of_a_gpt_is_resumed_to_the_same_bytes_in_a_run_with_the_whole_curve(
     hooked: Path, run: Run
 ) -> None:
