@@ -207,13 +207,19 @@ def test_tables_of_another_mlflow_are_reported_with_what_to_do_for_each(root: Pa
     assert (root / "mlflow.db").read_bytes() == before
 
 
-@pytest.mark.parametrize("uri", ["postgresql+psycopg2://me:secret@127.0.0.1:9/runs", "mysql://me:secret@127.0.0.1/x"])
-def test_database_that_is_not_there_is_reported_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
-) -> None:
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql+psycopg2://me:secret@127.0.0.1:9/runs",
+        "mysql://me:secret@127.0.0.1/x",
+        "http://me:secret@127.0.0.1:9",
+    ],
+)
+def test_store_that_is_not_there_is_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(CharlmError) as error:
         Store(tmp_path)
+    assert error.value.message.startswith("MLflow cannot use its store ")
     assert "secret" not in error.value.message
 
 
