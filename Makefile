@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 # DVC starts each stage as `python -m stages.<name>`: with this it is the environment's.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Kept compiled, a module is not compiled by each of hundreds of processes.
+# Python keeps compiled modules: every stage and every test starts processes that import the same ones.
 unexport PYTHONDONTWRITEBYTECODE
 
 # Books come from this folder where it is there, laid out like Project Gutenberg's site, else from the internet.

@@ -95,7 +95,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 2 if item.get_closest_marker("long") else 3
 
     items.sort(key=place)
-    gc.freeze()  # PyTorch and MLflow stay; they need not be looked through again and again
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector PyTorch and MLflow, which stay."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -231,15 +235,19 @@ def sweep(request: pytest.FixtureRequest, tale_project: Path, once: Once, run: R
 
     def fill(folder: Path) -> None:
         shutil.copytree(tale_project, folder)
-        tale = folder / TALE["source"]
-        tale.write_text(tale.read_text()[1000:9000])  # each model reads all of it, three times
+        if not pictures:
+            tale = folder / TALE["source"]
+            tale.write_text(tale.read_text()[1000:9000])  # each model reads all of it, three times
         run(folder, "python", "-m", "tests.sweep", *map(json.dumps, (grid, changes)), **environment)
 
     return once("sweep", fill)
 
 
 def with_store(folder: Path, copied: Path) -> Path:
-    """`folder`, to which `copied` was copied, its store made its own; what the runs in it keep stays where it is."""
+    """Give `folder`, a copy of the project `copied`, a store with the same runs, whose new artifacts go to `folder`.
+
+    The artifacts of the runs stay in `copied`; they are not to be changed.
+    """
     shutil.copy(copied / "mlflow.db", folder / "mlflow.db")
     with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:
         store.execute("UPDATE experiments SET artifact_location = ?", [(folder / "mlartifacts").as_uri()])

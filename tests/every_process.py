@@ -102,7 +102,13 @@ def digest(
     model_name, of_model, changes = EXACT[name]
     iterations = max(2, round(changes["max_iters"] * length))
     interval = min(changes["max_iters"], iterations // 2)
-    steps = {"max_iters": iterations, "eval_interval": interval, "eval_iters": round(4 * length)}
+    warmup = min(RULES["warmup_iters"], max(2, iterations // 2))
+    steps = {
+        "max_iters": iterations,
+        "warmup_iters": warmup,
+        "eval_interval": interval,
+        "eval_iters": round(4 * length),
+    }
     params = settings(**FOUR | changes | steps | {"precision": precision})
     weights = generator(1, "weights")
     model = trainable_class(model_name).initial(V, params.block_size, weights, params.precision, **of_model)
@@ -177,5 +183,5 @@ if __name__ == "__main__":
     else:
         place = Path(sys.argv[1])
         with processes.joined(torch.device("cpu"), dict) as joined:
-            found = results(joined, place, *map(float, sys.argv[2:])) | (order(joined) if joined else {})
+            found = results(joined, place, *map(float, sys.argv[2:])) | ({} if joined is None else order(joined))
         (place / str(launcher.rank())).write_text(json.dumps(found))

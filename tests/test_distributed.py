@@ -22,7 +22,7 @@ from charlm.errors import CharlmError
 from charlm.training.launcher import relaunch
 from charlm.training.processes import joined
 from tests import every_process
-from tests.trainings import add_hook, only_run, set_train, trained
+from tests.trainings import add_hook, only_run, run_train, set_train
 
 PROJECT = Path(__file__).resolve().parent.parent
 TRAIN = (sys.executable, "-m", "stages.train", "data/prepare", "out")
@@ -115,7 +115,7 @@ def test_dvc_repro_under_the_launcher_gives_the_files_of_one_process_and_one_run
     several: Path, run: Callable[..., Any], tmp_path: Path
 ) -> None:
     """And the launcher hears no hangup under nohup, of which it knows nothing by itself."""
-    trained(several, "out", CHARLM_TRACKING="off")
+    run_train(several, "out", CHARLM_TRACKING="off")
     settings = {
         "CHARLM_LAUNCHER": torchrun(2, f"--log-dir={tmp_path}", "--redirects=3"),
         "AT_STEP_20_IN_0": f"os.kill(os.getppid(), {int(signal.SIGHUP)})",
@@ -144,21 +144,21 @@ def _agree(store, agreed):
 def test_process_that_dies_fails_the_run_and_nothing_is_left(several: Path) -> None:
     """One that died before all had met used to leave the first one deaf, and its run running for ever.
 
-    In the last of three attempts every process fails.
+    In the last of four attempts every process fails.
     """
     change_processes(several, BEFORE_THEY_MET)
-    deaths = ["", "os.kill(os.getpid(), 9)", "raise CharlmError('No.')"]
+    deaths = ["", "os.kill(os.getpid(), 9)", "raise CharlmError('No room for a batch.')", "raise CharlmError('No.')"]
     attempt = "os.environ['TORCHELASTIC_RESTART_COUNT']"
     errors = failure(
         several,
-        torchrun(2, "--max-restarts=2"),
-        AT_STEP_20_IN_0=f"if {attempt} == '2': {deaths[2]}",
+        torchrun(2, "--max-restarts=3"),
+        AT_STEP_20_IN_0=f"if {attempt} == '3': {deaths[3]}",
         AT_STEP_20_IN_1=f"exec({deaths}[int({attempt})])",
     )
-    for message in ("MemoryError: no room for the text\n", "Error: No.\n"):
+    for message in ("MemoryError: no room for the text\n", "Error: No room for a batch.\n", "Error: No.\n"):
         assert message in errors
     lost = ("FAILED", "Process 0 of 2 has lost another one")
-    assert [(status, note.partition(":")[0]) for status, note in notes(several)] == [lost] * 2 + [("FAILED", "No.")]
+    assert [(status, note.partition(":")[0]) for status, note in notes(several)] == [lost] * 3 + [("FAILED", "No.")]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -178,7 +178,7 @@ def test_processes_end_when_their_launcher_is_gone(several: Path) -> None:
 
 
 def test_number_of_processes_that_does_not_fit_is_reported_before_there_is_a_run(project: Path) -> None:
-    found = trained(project, "out", code=1, TORCHELASTIC_RUN_ID="1", RANK="0", WORLD_SIZE="2")
+    found = run_train(project, "out", code=1, TORCHELASTIC_RUN_ID="1", RANK="0", WORLD_SIZE="2")
     assert found.startswith(
         "Error: 2 processes cannot share train.gradient_accumulation_steps=1 evenly.\n"
         "Each computes whole micro-batches: expected a multiple of 2.\n"
@@ -324,7 +324,7 @@ def test_two_hosts_whose_link_is_cut_fail_clearly_and_train_the_same_once_it_is_
     ip("-n", hosts[1], "link", "set", "eth0", "up")
     errors = train_on(hosts, folders)
     assert [error[:2] for error in errors] == ["0\n", "0\n"], errors
-    trained(several, "one", CHARLM_TRACKING="off")
+    run_train(several, "one", CHARLM_TRACKING="off")
     assert results(several / "out") == results(several / "one")
     assert not (folders[1] / "out").exists()
     assert [status for status, _ in notes(several)] == ["FAILED", "FINISHED"]

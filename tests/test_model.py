@@ -28,7 +28,7 @@ Ask = Callable[..., tuple[int, str]]
 
 @pytest.fixture(scope="session")
 def promoted(finished_project: Path, once: Callable[..., Path]) -> Path:
-    """A copy of the finished project whose only run was promoted. Its store is its own; not to be changed."""
+    """A copy of the finished project whose only run was promoted. Not to be changed."""
 
     def fill(folder: Path) -> None:
         shutil.copytree(finished_project, folder, ignore=shutil.ignore_patterns("mlartifacts"))

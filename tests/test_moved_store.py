@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from tests.trainings import only_run, record
+from tests.trainings import only_run, run_record
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs/server.md").read_text(encoding="utf-8")
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -20,7 +20,7 @@ def artifact(project: Path, folder: Path) -> Path:
 
 
 def test_moved_store_is_corrected_by_the_commands_of_the_page(project: Path, run: Run, tmp_path: Path) -> None:
-    record(project)
+    run_record(project)
     there = tmp_path / "another place, é"
     project.rename(there)
     assert only_run(there).info.artifact_uri.startswith(project.as_uri())

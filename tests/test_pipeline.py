@@ -21,7 +21,7 @@ from charlm.config import flatten, load_params
 from charlm.files import sha256
 from charlm.provenance.repository import md5
 from charlm.training.history import from_csv
-from tests.trainings import record
+from tests.trainings import run_record
 
 ARTIFACTS = {
     "checkpoint/model.safetensors",
@@ -143,11 +143,11 @@ def test_record_changes_nothing_in_a_complete_run_and_completes_one_that_was_cut
         runs_held = [(held.to_dictionary(), artifacts(held)) for held in runs(project)]
         return str([*runs_held, client(project).get_metric_history(runs(project)[0].info.run_id, "loss/test")])
 
-    record(project)
+    run_record(project)
     before = content()
     with monkeypatch.context() as patch:
         patch.delattr(MlflowClient, "download_artifacts")  # it used to fetch every file again
-        record(project)
+        run_record(project)
     assert content() == before
 
     [complete] = runs(project)
@@ -158,7 +158,7 @@ def test_record_changes_nothing_in_a_complete_run_and_completes_one_that_was_cut
     (root / "samples/trained.txt").write_bytes(sample[::-1])
     client(project).log_metric(complete.info.run_id, "perplexity/test", 1.0, step=1000)
     client(project).set_terminated(complete.info.run_id, "RUNNING")
-    record(project)
+    run_record(project)
     [again] = runs(project)
     assert is_complete(project, again)
     assert artifacts(again)["checkpoint/model.safetensors"] == data(project)["data/train/model.safetensors"]
@@ -172,7 +172,7 @@ def test_outputs_that_are_links_to_a_read_only_cache_are_recorded_as_files(proje
     run(project, "dvc", "checkout", "--relink")
     linked = [path for path in (project / "data").rglob("*") if path.is_symlink()]
     assert project / "data/train/model.safetensors" in linked
-    record(project)
+    run_record(project)
     [held] = runs(project)
     assert is_complete(project, held)
     [model] = client(project).search_logged_models(["1"])
@@ -195,7 +195,7 @@ def test_record_that_fails_keeps_the_experiment_of_a_temporary_folder_and_fails_
     for folder, code in {temporary: 0, project: 1}.items():
         written = folder / "data/record/checkpoint.sha256"
         written.unlink(missing_ok=True)
-        output = record(folder, code)
+        output = run_record(folder, code)
         assert "MLflow cannot use its store http://127.0.0.1:9: " in output
         assert ("`charlm sync` does it later." in output) == (code == 0)
         assert written.is_file() == (code == 0)
@@ -212,7 +212,7 @@ def test_checkpoint_that_dvc_restored_damaged_is_not_recorded_and_its_place_in_t
     checkpoint.unlink()  # it may be a link
     checkpoint.write_bytes(damaged)
     monkeypatch.setenv("DVC_STAGE", "record")
-    output = record(project, code=1)
+    output = run_record(project, code=1)
     assert "data/train/model.safetensors is not the file that dvc.lock has." in output
     cached = project / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
     assert f"a damaged file in its cache, {cached}." in output

@@ -22,7 +22,7 @@ from charlm.provenance import reproduction
 from charlm.provenance.repository import md5
 from tests.conftest import with_store
 from tests.every_process import machine
-from tests.trainings import record
+from tests.trainings import run_record
 
 PROJECT = Path(__file__).resolve().parent.parent
 EXACT = re.compile(r"^Run .+ reproduced exactly: 1 time, last ", re.MULTILINE)
@@ -67,7 +67,7 @@ def recorded(project: Path, finished_project: Path) -> Path:
 
 @pytest.mark.long
 def test_restored_run_of_two_commits_ago_is_reproduced_and_nothing_here_changes(project: Path, run: Run) -> None:
-    record(project)
+    run_record(project)
     wanted = latest(project)
     assert wanted.data.tags["charlm.origin"] == "restored"
     for text in ("raise SystemExit('not this code')\n", "raise SystemExit('nor this')\n"):
@@ -235,42 +235,40 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new, 1))
 
 
-def flip_a_bit(weights: Path) -> None:
-    changed = load_file(weights)
+def test_bit_of_a_weight_that_changed_is_named(project: Path, tmp_path: Path) -> None:
+    """The comparison alone, with a result in which nothing else differs."""
+    lock, weights = project / "dvc.lock", project / "data/train/model.safetensors"
+    expected = reproduction.Record("", b"", (project / "params.yaml").read_bytes(), lock.read_bytes())
+    (tmp_path / "checkpoint").mkdir()
+    intact, digest = shutil.copy(weights, tmp_path / "checkpoint"), md5(weights)
+    changed = load_file(intact)
     changed["token_embedding_table.weight"].view(np.int32)[3, 5] ^= 1
     save_file(changed, weights)
-
-
-@pytest.mark.parametrize(
-    ("stage", "file", "change", "number"),
-    [
-        ("download", "data/download/book.txt", lambda book: edit(book, "forty-one years", "forty-two years"), ""),
-        ("train", "data/train/model.safetensors", flip_a_bit, "token_embedding_table.weight[3, 5]: "),
-    ],
-    ids=["character", "bit"],
-)
-def test_what_changed_is_named_with_its_stage(
-    project: Path, tmp_path: Path, stage: str, file: str, change: Callable[[Path], None], number: str
-) -> None:
-    """Of a character of the text, and of a bit of a weight: as a reproduction would leave them."""
-    lock, changed = project / "dvc.lock", project / file
-    record = reproduction.Record("", b"", (project / "params.yaml").read_bytes(), lock.read_bytes())
-    (tmp_path / "checkpoint").mkdir()
-    shutil.copy(project / "data/train/model.safetensors", tmp_path / "checkpoint")
-    digest = md5(changed)
-    change(changed)
-    edit(lock, digest, md5(changed))
+    edit(lock, digest, md5(weights))
     with pytest.raises(reproduction.DifferentError) as err:
-        reproduction.report(record, project, tmp_path, ["threads: 1 on record, 2 here"], other_machine=True)
-    assert f"Not reproduced: {file} of stage {stage} is the first file that differs." in str(err.value)
-    assert (f"First difference, {number}" in str(err.value)) == bool(number)
-    assert "What differs about this machine:\n  threads: 1 on record, 2 here" in str(err.value)
+        reproduction.report(expected, project, tmp_path, [], other_machine=True)
+    assert "Not reproduced: data/train/model.safetensors of stage train is the first file that differs." in str(
+        err.value
+    )
+    assert "First difference, token_embedding_table.weight[3, 5]: " in str(err.value)
     assert "promises" not in str(err.value)
+
+
+def verify(project: Path, run: Run) -> str:
+    """What `make verify` reports of what is committed in `project`."""
+    run(project, "git", "commit", "--quiet", "--all", "--message=A change")
+    return str(run(project, sys.executable, "-m", "charlm.provenance.reproduction", code=1).stderr)
+
+
+def test_character_of_the_text_that_changed_is_caught_in_its_stage(project: Path, run: Run) -> None:
+    edit(project / "tests/tale.txt", "forty-one years", "forty-two years")
+    message = verify(project, run)
+    assert "Not reproduced: data/download/book.txt of stage download is the first file that differs." in message
+    assert "What differs about this machine:" in message
 
 
 def test_lock_of_other_code_is_reported_although_the_result_is_the_same(project: Path, run: Run) -> None:
     edit(project / "charlm/models/sampling.py", '"""Text from a model', '"""Text, from a model')
-    run(project, "git", "commit", "--quiet", "--all", "--message=A change")
-    message = run(project, sys.executable, "-m", "charlm.provenance.reproduction", code=1).stderr  # make verify
+    message = verify(project, run)
     assert "dvc.lock is not what the committed code writes" in message
     assert "docs/reproducibility.md has " in message  # the tale's digests are not the book's

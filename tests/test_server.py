@@ -39,8 +39,7 @@ from charlm.tracking.live import live_run
 from charlm.tracking.record import record
 from charlm.tracking.store import Store
 from charlm.training.history import from_csv
-from tests.trainings import record as record_stage
-from tests.trainings import refusal, set_train
+from tests.trainings import refusal, run_record, set_train
 
 pytestmark = pytest.mark.xdist_group("one PostgreSQL and its server")
 
@@ -537,7 +536,7 @@ def test_server_dies_in_mid_training(
     for name in ("model.safetensors", "history.csv"):
         assert (checkout / "out" / name).read_bytes() == (checkout / "data/train" / name).read_bytes()
     log_in(team.user("ann", experiment))
-    record_stage(checkout)
+    run_record(checkout)
     [found] = runs(team, experiment)
     assert found.data.tags["charlm.origin"] == "trained"
     assert_complete(team, found, checkout, tmp_path)

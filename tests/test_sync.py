@@ -67,9 +67,9 @@ def both_synced(two_results: Path, once: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def synced(both_synced: Path, tmp_path: Path) -> Path:
-    """A copy of that."""
+    """A copy of it, whose runs keep their artifacts there."""
     folder = tmp_path / "synced"
-    shutil.copytree(both_synced, folder)
+    shutil.copytree(both_synced, folder, ignore=shutil.ignore_patterns("mlartifacts"))
     return with_store(folder, both_synced)
 
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import urllib.request
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -26,10 +27,7 @@ from charlm.cli import main
 from charlm.config import MODELS
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="needs chromium (apt install chromium)"),
-    pytest.mark.xdist_group("one server and one browser"),
-]
+pytestmark = pytest.mark.xdist_group("one server and one browser")
 
 SWEPT = ["train.learning_rate", "train.batch_size", "train.max_iters"]
 
@@ -69,7 +67,9 @@ def address(sweep: Path) -> Iterator[str]:
         ) as server:
             assert server.stdout is not None
             try:
-                yield next(line.split()[-1] for line in server.stdout if line.startswith("The runs: "))
+                found = next((line.split()[-1] for line in server.stdout if line.startswith("The runs: ")), None)
+                assert found is not None, Path(log.name).read_text()
+                yield found
             finally:
                 os.killpg(server.pid, signal.SIGINT)
         assert server.returncode == 0
@@ -82,6 +82,8 @@ def address(sweep: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def browser(address: str) -> Iterator[BrowserContext]:
     """A browser that has been here before: it has the UI's code, and has seen what MLflow advertises once."""
+    if CHROMIUM is None and "CI" not in os.environ:
+        pytest.skip("needs chromium (apt install chromium)")
     seen = {
         "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
         "_mlflow_user_setting_dismiss_next_model_registry_ui": "false",
@@ -159,6 +161,14 @@ def scroll_to(page: Page, section: str) -> None:
     page.get_by_text(section).evaluate("element => element.scrollIntoView()")
     page.mouse.move(WIDTH / 2, HEIGHT / 2)
     page.mouse.wheel(0, -70)
+
+
+def test_address_is_that_of_the_experiment_on_a_server_that_answers(address: str, runs: list[MlflowRun]) -> None:
+    server, _, page = address.partition("/#")
+    view = "workflowType=machine_learning&viewStateShareKey=charlm"
+    assert page == f"/experiments/{runs[0].info.experiment_id}/runs?{view}"
+    with urllib.request.urlopen(server) as answer:
+        assert "<title>MLflow</title>" in answer.read().decode()
 
 
 def test_list_of_runs_tells_them_apart_at_a_glance(

@@ -7,7 +7,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
@@ -23,21 +23,30 @@ def set_train(project: Path, **values: Any) -> None:
     YAML().dump(params, project / "params.yaml")
 
 
-def record(project: Path, code: int = 0) -> str:
+def run_record(project: Path, code: int = 0) -> str:
     """The output of its record stage, run in this process, where MLflow is loaded already."""
     with contextlib.chdir(project):
         result = CliRunner().invoke(stages.record.main, ["data", "data/record"])
-    assert result.exit_code == code, result.output
-    return result.output
+    return _output(result, code)
 
 
-def trained(project: Path, out: str, code: int = 0, **environment: str) -> str:
-    """The output of its train stage, run in this process, where PyTorch is loaded already; the result is in `out`."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    with contextlib.chdir(project):
-        result = CliRunner(env=environment).invoke(stages.train.main, ["data/prepare", out])
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+def run_train(project: Path, out: str, code: int = 0, **environment: str) -> str:
+    """The output of its train stage, run in this process, where PyTorch is loaded already; the result is in `out`.
+
+    The code that runs is that of these tests: a hook or an edit in the project's copy of it has no effect.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with contextlib.chdir(project):
+            result = CliRunner(env=environment).invoke(stages.train.main, ["data/prepare", out])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return _output(result, code)
+
+
+def _output(result: Result, code: int) -> str:
+    assert isinstance(result.exception, SystemExit | None), result.exception
     assert result.exit_code == code, result.output
     return result.output
 
