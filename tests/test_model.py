@@ -31,7 +31,7 @@ def promoted(finished_project: Path, once: Callable[..., Path]) -> Path:
     """A copy of the finished project whose only run was promoted. Not to be changed."""
 
     def fill(folder: Path) -> None:
-        shutil.copytree(finished_project, folder, ignore=shutil.ignore_patterns("mlartifacts"))
+        shutil.copytree(finished_project, folder, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
         with_store(folder, finished_project)
         assert "now the champion" in charlm(folder, "promote").output
 

@@ -138,7 +138,6 @@ def test_second_repro_runs_nothing(finished_project: Path, run: Run) -> None:
 def test_record_changes_nothing_in_a_complete_run_and_completes_one_that_was_cut_short(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     def content() -> str:
         runs_held = [(held.to_dictionary(), artifacts(held)) for held in runs(project)]
         return str([*runs_held, client(project).get_metric_history(runs(project)[0].info.run_id, "loss/test")])

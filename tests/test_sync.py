@@ -69,7 +69,7 @@ def both_synced(two_results: Path, once: Callable[..., Path]) -> Path:
 def synced(both_synced: Path, tmp_path: Path) -> Path:
     """A copy of it, whose runs keep their artifacts there."""
     folder = tmp_path / "synced"
-    shutil.copytree(both_synced, folder, ignore=shutil.ignore_patterns("mlartifacts"))
+    shutil.copytree(both_synced, folder, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
     return with_store(folder, both_synced)
 
 

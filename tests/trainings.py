@@ -7,7 +7,8 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from click.testing import CliRunner, Result
+import click
+from click.testing import CliRunner
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
@@ -25,9 +26,7 @@ def set_train(project: Path, **values: Any) -> None:
 
 def run_record(project: Path, code: int = 0) -> str:
     """The output of its record stage, run in this process, where MLflow is loaded already."""
-    with contextlib.chdir(project):
-        result = CliRunner().invoke(stages.record.main, ["data", "data/record"])
-    return _output(result, code)
+    return _run(project, stages.record.main, ["data", "data/record"], code)
 
 
 def run_train(project: Path, out: str, code: int = 0, **environment: str) -> str:
@@ -37,15 +36,15 @@ def run_train(project: Path, out: str, code: int = 0, **environment: str) -> str
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        with contextlib.chdir(project):
-            result = CliRunner(env=environment).invoke(stages.train.main, ["data/prepare", out])
+        return _run(project, stages.train.main, ["data/prepare", out], code, **environment)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    return _output(result, code)
 
 
-def _output(result: Result, code: int) -> str:
+def _run(project: Path, stage: click.Command, arguments: list[str], code: int, **environment: str) -> str:
+    with contextlib.chdir(project):
+        result = CliRunner(env=environment).invoke(stage, arguments)
     assert isinstance(result.exception, SystemExit | None), result.exception
     assert result.exit_code == code, result.output
     return result.output
