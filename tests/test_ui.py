@@ -91,7 +91,8 @@ def browser(address: str) -> Iterator[BrowserContext]:
     storage = [{"name": name, "value": value} for name, value in seen.items()]
     origin = {"origin": f"http://{urlsplit(address).netloc}", "localStorage": storage}
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-software-rasterizer"]  # a page needs no graphics card
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         context = chromium.new_context(storage_state={"cookies": [], "origins": [origin]})
         context.set_default_timeout(PATIENCE)
         expect.set_options(timeout=PATIENCE)
@@ -239,25 +240,24 @@ def test_page_of_a_run_describes_it_with_its_figures_and_its_dataset(
         expect(run_page.get_by_text(f"{entry.dataset.name} ({entry.dataset.digest}").last).to_be_visible()
 
 
-def test_samples_are_text_to_read(run_page: Page, sweep: Path, runs: list[MlflowRun], picture: Picture) -> None:
+def test_artifacts_are_samples_to_read_and_figures_to_look_at(
+    run_page: Page, sweep: Path, runs: list[MlflowRun], picture: Picture
+) -> None:
+    place = run_page.get_by_text("Path: ")
     run_page.get_by_role("tab", name="Artifacts").click()
     run_page.get_by_text("samples").click()
     run_page.get_by_text("trained.txt", exact=True).click()
     sample = (sweep / f"mlartifacts/{runs[0].info.run_id}/artifacts/samples/trained.txt").read_text()
     for line in filter(None, (line.strip() for line in sample.splitlines())):
         expect(run_page.get_by_text(line).first).to_be_visible()
-    picture("sample", run_page.get_by_text("Path: "))
-
-
-@pytest.mark.parametrize("name", ["loss", "next_char"])
-def test_figures_are_pictures_to_look_at(run_page: Page, picture: Picture, name: str) -> None:
-    run_page.get_by_role("tab", name="Artifacts").click()
+    picture("sample", place)
     run_page.get_by_text("figures").click()
-    run_page.get_by_text(f"{name}.png").click()
-    image = run_page.get_by_role("img", name=f"figures/{name}.png")
-    expect(image).to_be_visible()
-    expect(image).not_to_have_js_property("naturalWidth", 0)
-    picture(name.replace("_", "-"), run_page.get_by_text("Path: "))
+    for name in ("loss", "next_char"):
+        run_page.get_by_text(f"{name}.png").click()
+        image = run_page.get_by_role("img", name=f"figures/{name}.png")
+        expect(image).to_be_visible()
+        expect(image).not_to_have_js_property("naturalWidth", 0)
+        picture(name.replace("_", "-"), place)
 
 
 def test_two_runs_are_compared(page: Page, address: str, runs: list[MlflowRun], picture: Picture) -> None:
