@@ -8,13 +8,14 @@ import json
 import os
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from charlm.config import MODELS
-from stages import download, evaluate, prepare, record, sample, train
+from tests.trainings import ARGUMENTS
 
 PARAMS = Path("params.yaml")
 
@@ -42,19 +43,13 @@ def run_all(name: str, settings: dict[str, Any]) -> None:
     """Run the stages with `settings`; those before train once."""
     YAML().dump(settings, PARAMS)
     os.environ["DVC_EXP_NAME"] = name
-    if not Path("data/prepare").exists():
+    prepared = Path("data/prepare").exists()
+    if not prepared:
         Path("dvc.lock").write_text("schema: '2.0'\n")
         Path("data/download").mkdir(parents=True, exist_ok=True)
-        run(download, "data/download")
-        run(prepare, "data/download", "data/prepare")
-    run(train, "data/prepare", "data/train")
-    run(evaluate, "data/prepare", "data/train", "data/evaluate")
-    run(sample, "data/prepare", "data/train", "data/sample")
-    run(record, "data", "data/record")
-
-
-def run(stage, *arguments: str) -> None:
-    stage.main.main(arguments, standalone_mode=False)
+    for stage, arguments in ARGUMENTS.items():
+        if not (prepared and stage in {"download", "prepare"}):
+            import_module(f"stages.{stage}").main(arguments, standalone_mode=False)
 
 
 if __name__ == "__main__":

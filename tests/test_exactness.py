@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from tests.code_deps import PROJECT
 from tests.every_process import EXACT, capabilities, machine
+from tests.trainings import ARGUMENTS, in_one_process
 
 PROJECTS: dict[str, dict[str, Any]] = {
     "the notebook's": {},
@@ -38,32 +39,14 @@ PROJECTS: dict[str, dict[str, Any]] = {
     },
 }
 """What differs from the shipped params.yaml, by the name of a folder."""
-STAGES = """
-prepare data/download {out}/prepare
-train {out}/prepare {out}/train
-evaluate {out}/prepare {out}/train {out}/evaluate
-sample {out}/prepare {out}/train {out}/sample
-"""
-SCRIPT = """
-import importlib, os, sys
-stages, *folders = sys.argv[1:]
-for folder in folders:
-    os.chdir(folder)
-    for line in stages.split("\\n"):
-        stage, *arguments = line.split()
-        importlib.import_module(f"stages.{stage}").main(arguments, standalone_mode=False)
-"""
+STAGES = ("prepare", "train", "evaluate", "sample")
 
 
 def results(projects: Path, out: str, **environment: str) -> dict[str, bytes]:
     """Every file that the stages from prepare to sample write in each of PROJECTS, all run in one process."""
-    command = [
-        sys.executable,
-        "-c",
-        SCRIPT,
-        STAGES.format(out=out).strip(),
-        *(str(projects / name) for name in PROJECTS),
-    ]
+    outputs = {f"data/{stage}": f"{out}/{stage}" for stage in STAGES}
+    stages = {stage: [outputs.get(folder, folder) for folder in ARGUMENTS[stage]] for stage in STAGES}
+    command = in_one_process(stages, *(projects / name for name in PROJECTS))
     settings = os.environ | {"CHARLM_TRACKING": "off", "OMP_WAIT_POLICY": "passive"} | environment
     subprocess.run(command, cwd=projects / "GPT", env=settings, check=True, capture_output=True)
     return {

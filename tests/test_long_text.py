@@ -10,17 +10,13 @@ import pytest
 from ruamel.yaml import YAML
 
 from benchmarks import peak, texts
+from tests.trainings import ARGUMENTS
 
 PROJECT = Path(__file__).resolve().parent.parent
-STAGES = {
-    "download": ("data/download",),
-    "prepare": ("data/download", "data/prepare"),
-    "train": ("data/prepare", "data/train"),
-    "evaluate": ("data/prepare", "data/train", "data/evaluate"),
-}
+STAGES = ("download", "prepare", "train", "evaluate")
 
 
-def peaks(folder: Path, files: Sequence[int], run: Callable[..., Any], stages: Sequence[str] = (*STAGES,)) -> Any:
+def peaks(folder: Path, files: Sequence[int], run: Callable[..., Any], stages: Sequence[str] = STAGES) -> Any:
     """The largest resident size of each stage in MB, mapped files included, for `files` of so many megabytes each."""
     (folder / "books").mkdir(parents=True)
     megabyte = texts.text(PROJECT, "multilingual", texts.MEGABYTE).encode()
@@ -34,7 +30,7 @@ def peaks(folder: Path, files: Sequence[int], run: Callable[..., Any], stages: S
     settings = {"PYTHONPATH": str(PROJECT), "CHARLM_TRACKING": "off"}
     found = {}
     for stage in stages:
-        done = run(folder, *peak.watching(sys.executable, "-m", f"stages.{stage}", *STAGES[stage]), **settings)
+        done = run(folder, *peak.watching(sys.executable, "-m", f"stages.{stage}", *ARGUMENTS[stage]), **settings)
         code, _, size = json.loads(done.stdout.splitlines()[-1])
         assert code == 0, done.stderr
         found[stage] = size / 2**20

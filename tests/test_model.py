@@ -21,6 +21,7 @@ from mlflow.models import Model
 
 from charlm.cli import main
 from tests.conftest import with_store
+from tests.trainings import charlm
 
 Run = Callable[..., Any]
 Ask = Callable[..., tuple[int, str]]
@@ -33,7 +34,7 @@ def promoted(finished_project: Path, once: Callable[..., Path]) -> Path:
     def fill(folder: Path) -> None:
         shutil.copytree(finished_project, folder, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
         with_store(folder, finished_project)
-        assert "now the champion" in charlm(folder, "promote").output
+        assert "now the champion" in charlm(folder, "promote")
 
     return once("promoted", fill)
 
@@ -167,7 +168,6 @@ def test_generate_takes_every_address_of_a_model(promoted: Path) -> None:
     [version] = client(promoted).search_model_versions("name = 'charlm'")
     [logged] = client(promoted).search_logged_models(["1"])
     here = generate(promoted, str(promoted / "data"))
-    assert here.exit_code == 0
     name = "bigram on tale"
     addresses = [f"runs:/{version.run_id}", f"runs:/{version.run_id}/charlm", f"models:/{logged.model_id}"]
     addresses += ["models:/charlm@champion", "models:/charlm/1"]
@@ -177,8 +177,8 @@ def test_generate_takes_every_address_of_a_model(promoted: Path) -> None:
         found = generate(promoted, reference)
         assert (found.stdout, found.stderr) == (here.stdout, f"bigram from {place}:\n")
         again = charlm(promoted, "promote", reference)
-        assert again.output.startswith(f"Run {name} ({version.run_id[:12]}), test loss "), again.output
-        assert again.output.endswith(" is version 1 of the model charlm and the champion already.\n")
+        assert again.startswith(f"Run {name} ({version.run_id[:12]}), test loss "), again
+        assert again.endswith(" is version 1 of the model charlm and the champion already.\n")
 
 
 def test_outside_of_a_project_the_store_of_the_environment_is_read_and_nothing_is_made(
@@ -204,8 +204,7 @@ def test_outside_of_a_project_the_store_of_the_environment_is_read_and_nothing_i
 
 @pytest.mark.parametrize("uri", ["runs:/nothing", "models:/charlm@nobody", "models:/other/1", "models:/charlm/x/y/z"])
 def test_address_that_leads_nowhere_is_reported_with_those_that_lead_somewhere(promoted: Path, uri: str) -> None:
-    result = generate(promoted, uri)
-    assert result.exit_code == 1
+    result = generate(promoted, uri, code=1)
     assert result.output.startswith(f"Error: No model at {uri} in sqlite:///{promoted}/mlflow.db: ")
     assert (
         "Expected runs:/<run id>, models:/charlm@champion, models:/charlm/<version> or models:/<model id>"
@@ -213,12 +212,10 @@ def test_address_that_leads_nowhere_is_reported_with_those_that_lead_somewhere(p
     )
 
 
-def generate(project: Path, model: str) -> Result:
-    """`charlm generate --model` in this process, where MLflow is loaded already."""
-    return charlm(project, "generate", "--seed", "7", "--length", "20", "--model", model, "The ")
-
-
-def charlm(project: Path, *arguments: str) -> Result:
-    store = f"sqlite:///{project / 'mlflow.db'}"
+def generate(project: Path, model: str, code: int = 0) -> Result:
+    """`charlm generate --model` in the project and with its store, run in this process."""
+    arguments = ("generate", "--seed", "7", "--length", "20", "--model", model, "The ")
     with contextlib.chdir(project):
-        return CliRunner(env={"MLFLOW_TRACKING_URI": store}).invoke(main, arguments)
+        result = CliRunner(env={"MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}"}).invoke(main, arguments)
+    assert result.exit_code == code, result.output
+    return result

@@ -10,14 +10,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-STAGES = {
-    "download": ("data/download",),
-    "prepare": ("data/download", "data/prepare"),
-    "train": ("data/prepare", "data/train"),
-    "evaluate": ("data/prepare", "data/train", "data/evaluate"),
-    "sample": ("data/prepare", "data/train", "data/sample"),
-    "record": ("data", "data/record"),
-}
+from tests.trainings import ARGUMENTS
+
 # SIGINT and SIGTERM are left to Python but in train, whose own test sends them: one stage is enough for each kind.
 STRUCK = {
     signal.SIGINT: ["record"],
@@ -54,7 +48,7 @@ def test_every_stage_may_be_killed_and_those_that_hear_a_signal_ended(
         for stage in stages:
             struck = {"PYTHONPATH": str(tmp_path / "strike"), "STRIKE": str(int(stop)), "STRIKE_STAGE": stage}
             ended = {signal.SIGINT: 1, signal.SIGTERM: -stop, signal.SIGKILL: -stop}
-            run(project, "python", "-m", f"stages.{stage}", *STAGES[stage], code=ended[stop], **struck)
+            run(project, "python", "-m", f"stages.{stage}", *ARGUMENTS[stage], code=ended[stop], **struck)
             # A killed process cannot remove what it was writing; that is hidden beside the file that stays.
             assert {path: held for path, held in data().items() if not _hidden(path)} == before
     shutil.rmtree(project / "data/train")

@@ -39,7 +39,7 @@ from charlm.tracking.live import live_run
 from charlm.tracking.record import record
 from charlm.tracking.store import Store
 from charlm.training.history import from_csv
-from tests.trainings import refusal, run_record, set_train
+from tests.trainings import ARGUMENTS, in_one_process, refusal, run_record, set_train
 
 pytestmark = pytest.mark.xdist_group("one PostgreSQL and its server")
 
@@ -49,15 +49,6 @@ PAGE = (Path(__file__).resolve().parent.parent / "docs/server.md").read_text(enc
 BASH, PYTHON = ("bash", "-eu"), (sys.executable,)
 USERS = ("ann", "bob")
 TRAIN = ("python", "-m", "stages.train", "data/prepare", "out")
-STAGES = """
-import importlib
-folders = {name: f"data/{name}" for name in ("prepare", "train", "evaluate", "sample", "record")}
-inputs = {"train": ["prepare"], "evaluate": ["prepare", "train"], "sample": ["prepare", "train"]}
-for stage in ("train", "evaluate", "sample", "record"):
-    arguments = [folders[name] for name in inputs.get(stage, [])] or ["data"]
-    importlib.import_module(f"stages.{stage}").main([*arguments, folders[stage]], standalone_mode=False)
-"""
-PIPELINE = (sys.executable, "-c", STAGES)
 
 
 def block(text: str) -> str:
@@ -396,7 +387,8 @@ def test_two_checkouts_log_at_once_as_two_users_and_a_forced_repro_changes_no_by
     shutil.copytree(checkout, checkouts["bob"])
     rates = {"ann": 0.0003, "bob": 0.002}
     set_train(checkouts["bob"], learning_rate=rates["bob"])
-    commands = {"ann": ("dvc", "repro", "--force"), "bob": PIPELINE}
+    from_train = {stage: ARGUMENTS[stage] for stage in ("train", "evaluate", "sample", "record")}
+    commands = {"ann": ["dvc", "repro", "--force"], "bob": in_one_process(from_train, checkouts["bob"])}
     log_in(team.user("ann"))
     Store(checkout)
     team.on_the_server(block("get_experiment_by_name"), PYTHON)

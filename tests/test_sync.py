@@ -1,6 +1,5 @@
 """`charlm sync` and `charlm promote`: from what DVC has to runs, from runs to the champion."""
 
-import contextlib
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -9,25 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from ruamel.yaml import YAML
 
-from charlm.cli import main
 from tests.conftest import with_store
+from tests.trainings import charlm
 
 Run = Callable[..., Any]
-
-
-def charlm(project: Path, *arguments: str, code: int = 0) -> str:
-    """What the command prints, run in this process, where MLflow is loaded already."""
-    with contextlib.chdir(project):
-        store = {"MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}"}
-        done: Result = CliRunner(env=store).invoke(main, arguments)
-    assert done.exit_code == code, done.output
-    return done.output
 
 
 def client(project: Path) -> MlflowClient:

@@ -3,7 +3,6 @@
 With --screenshots the tests leave pictures of the pages that they have checked; `make screenshots` does it.
 """
 
-import contextlib
 import os
 import re
 import shutil
@@ -17,14 +16,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from click.testing import CliRunner
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
 
-from charlm.cli import main
 from charlm.config import MODELS
+from tests.trainings import charlm
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.xdist_group("one server and one browser")
@@ -279,8 +277,7 @@ def test_two_runs_are_compared(page: Page, address: str, runs: list[MlflowRun], 
 @pytest.fixture(scope="session")
 def promoted(sweep: Path, runs: list[MlflowRun]) -> MlflowRun:
     """The best run, its model promoted."""
-    with contextlib.chdir(sweep):
-        assert CliRunner().invoke(main, ["promote", runs[0].info.run_id]).exit_code == 0
+    charlm(sweep, "promote", runs[0].info.run_id)
     return runs[0]
 
 

@@ -1,8 +1,10 @@
 """What several tests of a training do with a copy of the project."""
 
 import contextlib
+import json
 import signal
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -14,7 +16,26 @@ from ruamel.yaml import YAML
 
 import stages.record
 import stages.train
+from charlm.cli import main
 from charlm.tracking.live import track
+from tests.code_deps import PROJECT
+
+_STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
+ARGUMENTS: dict[str, list[str]] = {name: stage["cmd"].split()[3:] for name, stage in _STAGES.items()}
+"""What DVC gives to each stage."""
+_SCRIPT = """
+import importlib, json, os, sys
+stages, *projects = sys.argv[1:]
+for project in projects:
+    os.chdir(project)
+    for stage, arguments in json.loads(stages).items():
+        importlib.import_module(f"stages.{stage}").main(arguments, standalone_mode=False)
+"""
+
+
+def in_one_process(stages: dict[str, list[str]], *projects: Path) -> list[str]:
+    """The command that runs these stages with their arguments in each of `projects`, one after the other."""
+    return [sys.executable, "-c", _SCRIPT, json.dumps(stages), *map(str, projects)]
 
 
 def set_train(project: Path, **values: Any) -> None:
@@ -42,12 +63,17 @@ def run_train(project: Path, out: str, code: int = 0, **environment: str) -> str
             signal.signal(number, handler)
 
 
-def _run(project: Path, stage: click.Command, arguments: list[str], code: int, **environment: str) -> str:
+def _run(project: Path, command: click.Command, arguments: Sequence[str], code: int, **environment: str) -> str:
     with contextlib.chdir(project):
-        result = CliRunner(env=environment).invoke(stage, arguments)
+        result = CliRunner(env=environment).invoke(command, arguments)
     assert isinstance(result.exception, SystemExit | None), result.exception
     assert result.exit_code == code, result.output
     return result.output
+
+
+def charlm(project: Path, *arguments: str, code: int = 0) -> str:
+    """What the command prints in the project, whose store it uses, run in this process, where MLflow is loaded."""
+    return _run(project, main, arguments, code, MLFLOW_TRACKING_URI=f"sqlite:///{project / 'mlflow.db'}")
 
 
 def only_run(project: Path) -> Any:
