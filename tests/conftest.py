@@ -17,16 +17,13 @@ from typing import Any
 
 import hypothesis
 import pytest
-import torch
 from filelock import FileLock
 from ruamel.yaml import YAML
 
 from charlm.files import sha256
-from charlm.models import checkpoint
 from charlm.text.vocabulary import Vocabulary
 from charlm.tracking.content import Content
 from charlm.training.history import Point
-from tests.models_for_tests import bigram
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIRROR = PROJECT.parent / "shared" / "gutenberg"
@@ -58,7 +55,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
         config.option.basetemp = Path(tempfile.mkdtemp(prefix="charlm-tests-", dir=MEMORY))
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
-    torch.set_num_threads(1)  # the tests run in parallel as it is
     hypothesis.settings.register_profile(
         "charlm",
         deadline=None,  # it would assert a timing
@@ -72,7 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "GIT_CONFIG_GLOBAL": os.devnull,
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",  # the tests run in parallel as it is; PyTorch, imported after this, obeys too
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
     for role in ("AUTHOR", "COMMITTER"):
@@ -279,6 +275,9 @@ PARAMS = {
 @pytest.fixture
 def content(tmp_path: Path) -> Callable[..., Content]:
     """A function that makes the content of a run with a real checkpoint; `changes` are fields that differ."""
+    from charlm.models import checkpoint  # the process that only hands out the tests need not load PyTorch
+    from tests.models_for_tests import bigram
+
     vocabulary = Vocabulary("abc")
     files = {"checkpoint": tmp_path / "model.safetensors", "vocabulary": tmp_path / "vocabulary.json"}
     checkpoint.save(files["checkpoint"], bigram(3), "bigram", {}, vocabulary)
