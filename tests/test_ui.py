@@ -3,6 +3,7 @@
 With --screenshots the tests leave pictures of the pages that they have checked; `make screenshots` does it.
 """
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from mlflow import MlflowClient
@@ -78,24 +78,24 @@ def address(sweep: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def browser(address: str) -> Iterator[BrowserContext]:
-    """A browser that has been here before: it has the UI's code, and has seen what MLflow advertises once."""
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    """A browser that keeps the UI's code compiled, and has seen what MLflow advertises once."""
     if CHROMIUM is None and "CI" not in os.environ:
         pytest.skip("needs chromium (apt install chromium)")
     seen = {
         "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
         "_mlflow_user_setting_dismiss_next_model_registry_ui": "false",
     }
-    storage = [{"name": name, "value": value} for name, value in seen.items()]
-    origin = {"origin": f"http://{urlsplit(address).netloc}", "localStorage": storage}
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-software-rasterizer"]  # a page needs no graphics card
     with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-software-rasterizer"]  # a page needs no graphics card
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        context = chromium.new_context(storage_state={"cookies": [], "origins": [origin]})
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("browser"), executable_path=CHROMIUM, args=arguments
+        )
+        context.add_init_script(f"Object.assign(localStorage, {json.dumps(seen)})")
         context.set_default_timeout(PATIENCE)
         expect.set_options(timeout=PATIENCE)
         yield context
-        chromium.close()
+        context.close()
 
 
 @pytest.fixture
