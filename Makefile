@@ -73,12 +73,12 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and \
 		f"charlm needs Python 3.11 or newer; $(PYTHON) is {v}. Name another: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	@# A new pip first: the one that comes with Python 3.11 takes half a minute more to choose the same wheels.
+	@# Upgrade pip first: the one that Python 3.11 brings takes half a minute longer to choose the same packages.
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^pip==' requirements.lock)"
-	@# Python compiles a module when it first imports it: most of 17,000 never are, and compiling all takes a minute.
+	@# Python compiles a module when it is first imported. Most of the 17,000 never are; compiling all takes a minute.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.lock
-	@# setuptools warns of a folder with the package's name: here it is the package.
-	PYTHONWARNINGS=ignore::UserWarning \
+	@# setuptools warns that a folder here has the package's name; that folder is the package.
+	PYTHONWARNINGS='ignore:Editable installation' \
 		$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

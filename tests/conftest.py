@@ -62,13 +62,13 @@ def pytest_configure(config: pytest.Config) -> None:
         derandomize="CI" in os.environ,  # a commit passes or not, whatever was drawn
     )
     hypothesis.settings.load_profile("charlm")
-    for name in [name for name in os.environ if name.startswith(("CHARLM_", "DVC_", "MLFLOW_", "GIT_"))]:
+    for name in [name for name in os.environ if name.startswith(("CHARLM_", "DVC_", "MLFLOW_", "GIT_", "MKL_"))]:
         del os.environ[name]
     os.environ |= {
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "GIT_CONFIG_GLOBAL": os.devnull,
-        "OMP_NUM_THREADS": "1",  # the tests run in parallel as it is; PyTorch, imported after this, obeys too
+        "OMP_NUM_THREADS": "1",  # the tests already run in parallel; PyTorch reads it when it is imported
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
     for role in ("AUTHOR", "COMMITTER"):
@@ -275,7 +275,7 @@ PARAMS = {
 @pytest.fixture
 def content(tmp_path: Path) -> Callable[..., Content]:
     """A function that makes the content of a run with a real checkpoint; `changes` are fields that differ."""
-    from charlm.models import checkpoint  # the process that only hands out the tests need not load PyTorch
+    from charlm.models import checkpoint  # here, so that the process that hands out the tests does not load PyTorch
     from tests.models_for_tests import bigram
 
     vocabulary = Vocabulary("abc")

@@ -48,7 +48,7 @@ def run_all(name: str, settings: dict[str, Any]) -> None:
         Path("dvc.lock").write_text("schema: '2.0'\n")
         Path("data/download").mkdir(parents=True, exist_ok=True)
     for stage, arguments in ARGUMENTS.items():
-        if not (prepared and stage in {"download", "prepare"}):
+        if not prepared or stage not in {"download", "prepare"}:
             import_module(f"stages.{stage}").main(arguments, standalone_mode=False)
 
 

@@ -245,16 +245,16 @@ def test_every_result_keeps_its_run_and_earlier_params_restore_it_without_traini
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_queue_leaves_every_run_in_the_one_store(project: Path, run: Run) -> None:
-    """Two rates, one of them too much: DVC's own table does not say why an experiment failed."""
+    """Three rates, one of them too much: DVC's own table does not say why an experiment failed."""
     (project / "mlflow.db").unlink()  # two workers then make its tables at once
-    rates = ["0.1", "1e+300"]
+    rates = ["0.1", "0.2", "1e+300"]
     run(project, "dvc", "exp", "run", "--queue", "--name", "rates", "-S", f"train.learning_rate={','.join(rates)}")
     run(project, "dvc", "queue", "start", "--jobs", "2")
     while trained(project) < len(rates):
         time.sleep(0.5)
     while re.search(r"Queued|Running", status := run(project, "dvc", "queue", "status").stdout):
         time.sleep(2)  # to ask takes a core a second
-    assert (status.count("Success"), status.count("Failed")) == (1, 1), status
+    assert (status.count("Success"), status.count("Failed")) == (2, 1), status
     held = {found.info.run_name: found for found in runs(project)}
     assert {name: found.data.params["train.learning_rate"] for name, found in held.items()} == {
         f"rates-{number}": rate for number, rate in enumerate(rates, start=1)

@@ -78,18 +78,17 @@ def address(sweep: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    """A browser that keeps the UI's code compiled, and has seen what MLflow advertises once."""
+def browser(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    """A browser that keeps the UI's compiled code in its profile, and has seen what MLflow advertises once."""
     if CHROMIUM is None and "CI" not in os.environ:
         pytest.skip("needs chromium (apt install chromium)")
     seen = {
         "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
         "_mlflow_user_setting_dismiss_next_model_registry_ui": "false",
     }
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-software-rasterizer"]  # a page needs no graphics card
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("browser"), executable_path=CHROMIUM, args=arguments
+            tmp_path_factory.mktemp("browser"), executable_path=CHROMIUM, args=["--no-sandbox"]
         )
         context.add_init_script(f"Object.assign(localStorage, {json.dumps(seen)})")
         context.set_default_timeout(PATIENCE)
@@ -267,6 +266,8 @@ def test_two_runs_are_compared(page: Page, address: str, runs: list[MlflowRun], 
     page.get_by_role("button", name="Compare").click()
     expect(page.get_by_role("heading", name="Comparing 2 Runs from 1 Experiment")).to_be_visible()
     expect(page.get_by_role("tab", name="Parallel Coordinates Plot")).to_be_visible()
+    expect(page.locator("svg").get_by_text("train.learning_rate", exact=True)).to_be_visible()
+    expect(page.get_by_text("WebGL is not supported")).to_have_count(0)
     for run in (best, worst):
         expect(page.get_by_role("row", name="Run Name:")).to_contain_text(run.info.run_name)
         for name in ("train.learning_rate", "train.batch_size"):

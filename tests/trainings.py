@@ -1,4 +1,4 @@
-"""What several tests of a training do with a copy of the project."""
+"""Run stages and `charlm` in a copy of the project, as several tests do, and look at what came of it."""
 
 import contextlib
 import json
@@ -21,8 +21,10 @@ from charlm.tracking.live import track
 from tests.code_deps import PROJECT
 
 _STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
-ARGUMENTS: dict[str, list[str]] = {name: stage["cmd"].split()[3:] for name, stage in _STAGES.items()}
-"""What DVC gives to each stage."""
+ARGUMENTS: dict[str, list[str]] = {
+    name: stage["cmd"].removeprefix(f"python -m stages.{name} ").split() for name, stage in _STAGES.items()
+}
+"""The arguments of each stage, in the order of dvc.yaml."""
 _SCRIPT = """
 import importlib, json, os, sys
 stages, *projects = sys.argv[1:]
@@ -47,7 +49,7 @@ def set_train(project: Path, **values: Any) -> None:
 
 def run_record(project: Path, code: int = 0) -> str:
     """The output of its record stage, run in this process, where MLflow is loaded already."""
-    return _run(project, stages.record.main, ["data", "data/record"], code)
+    return _run(project, stages.record.main, ARGUMENTS["record"], code)
 
 
 def run_train(project: Path, out: str, code: int = 0, **environment: str) -> str:
@@ -72,7 +74,7 @@ def _run(project: Path, command: click.Command, arguments: Sequence[str], code: 
 
 
 def charlm(project: Path, *arguments: str, code: int = 0) -> str:
-    """What the command prints in the project, whose store it uses, run in this process, where MLflow is loaded."""
+    """The output of the command in the project, on its store. It runs in this process, where MLflow is loaded."""
     return _run(project, main, arguments, code, MLFLOW_TRACKING_URI=f"sqlite:///{project / 'mlflow.db'}")
 
 
