@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 READY := .venv/.ready
 # DVC starts each stage as `python -m stages.<name>`: with this it is the environment's.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -74,16 +75,14 @@ $(READY): requirements.lock pyproject.toml
 		f"charlm needs Python 3.11 or newer; $(PYTHON) is {v}. Name another: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	@# Upgrade pip first: the one that Python 3.11 brings takes half a minute longer to choose the same packages.
-	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^pip==' requirements.lock)"
+	$(INSTALL) "$$(grep '^pip==' requirements.lock)"
 	@# Python compiles a module when it is first imported. Most of the 17,000 never are; compiling all takes a minute.
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.lock
+	$(INSTALL) --no-compile --requirement requirements.lock
 	@# setuptools warns that a folder here has the package's name; that folder is the package.
-	PYTHONWARNINGS='ignore:Editable installation' \
-		$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	PYTHONWARNINGS='ignore:Editable installation' $(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # Lightning has a folder of its own: what is installed beside charlm is part of every run's record.
 .venv/bench/.ready: $(READY) benchmarks/requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps --target .venv/bench \
-		--requirement benchmarks/requirements.lock
+	$(INSTALL) --upgrade --no-deps --target .venv/bench --requirement benchmarks/requirements.lock
 	@touch $@

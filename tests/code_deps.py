@@ -16,6 +16,8 @@ from stages import DECIDE_NOTHING
 
 PROJECT = Path(__file__).resolve().parent.parent
 MODEL = "charlm/models/${model.name}.py"
+STAGES: dict[str, Any] = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
+"""What dvc.yaml says of each stage, in its order."""
 
 
 @cache

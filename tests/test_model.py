@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 from mlflow.models import Model
 
 from charlm.cli import main
 from tests.conftest import with_store
-from tests.trainings import charlm
+from tests.trainings import charlm, invoke
 
 Run = Callable[..., Any]
 Ask = Callable[..., tuple[int, str]]
@@ -167,14 +167,15 @@ def test_model_says_what_it_takes(promoted: Path) -> None:
 def test_generate_takes_every_address_of_a_model(promoted: Path) -> None:
     [version] = client(promoted).search_model_versions("name = 'charlm'")
     [logged] = client(promoted).search_logged_models(["1"])
-    text = generate(promoted, str(promoted / "data")).partition("\n")[2]
+    here = generate(promoted, str(promoted / "data"))
     name = "bigram on tale"
     addresses = [f"runs:/{version.run_id}", f"runs:/{version.run_id}/charlm", f"models:/{logged.model_id}"]
     addresses += ["models:/charlm@champion", "models:/charlm/1"]
     places = {uri: uri for uri in addresses} | {"data": "data"}
     places |= dict.fromkeys([name, version.run_id[:8], "latest"], f"run {name} ({version.run_id[:12]})")
     for reference, place in places.items():
-        assert generate(promoted, reference) == f"bigram from {place}:\n{text}"
+        found = generate(promoted, reference)
+        assert (found.stdout, found.stderr) == (here.stdout, f"bigram from {place}:\n")
         again = charlm(promoted, "promote", reference)
         assert again.startswith(f"Run {name} ({version.run_id[:12]}), test loss "), again
         assert again.endswith(" is version 1 of the model charlm and the champion already.\n")
@@ -184,14 +185,13 @@ def test_outside_of_a_project_the_store_of_the_environment_is_read_and_nothing_i
     promoted: Path, tmp_path: Path
 ) -> None:
     """An installed charlm used to find no model in any store: it asked for a dvc.yaml."""
-    text = generate(promoted, "latest").partition("\n")[2]
-    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{promoted / 'mlflow.db'}"}
+    here, store = generate(promoted, "latest"), {"MLFLOW_TRACKING_URI": f"sqlite:///{promoted / 'mlflow.db'}"}
     arguments = ["generate", "--seed", "7", "--length", "20", "The ", "--model"]
     missing = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'none.db'}"}
     unknown = store | {"MLFLOW_EXPERIMENT_NAME": "other"}
     with contextlib.chdir(tmp_path):
-        assert CliRunner(env=store).invoke(main, [*arguments, "models:/charlm@champion"]).stdout == text
-        assert CliRunner(env=store).invoke(main, [*arguments, "latest"]).stdout == text
+        assert CliRunner(env=store).invoke(main, [*arguments, "models:/charlm@champion"]).stdout == here.stdout
+        assert CliRunner(env=store).invoke(main, [*arguments, "latest"]).stdout == here.stdout
         for settings, problem in (
             ({}, "set MLFLOW_TRACKING_URI to a store."),
             (missing, f"there is no file {tmp_path}/none.db."),
@@ -204,11 +204,12 @@ def test_outside_of_a_project_the_store_of_the_environment_is_read_and_nothing_i
 
 @pytest.mark.parametrize("uri", ["runs:/nothing", "models:/charlm@nobody", "models:/other/1", "models:/charlm/x/y/z"])
 def test_address_that_leads_nowhere_is_reported_with_those_that_lead_somewhere(promoted: Path, uri: str) -> None:
-    output = generate(promoted, uri, code=1)
+    output = generate(promoted, uri, code=1).output
     assert output.startswith(f"Error: No model at {uri} in sqlite:///{promoted}/mlflow.db: ")
     assert "Expected runs:/<run id>, models:/charlm@champion, models:/charlm/<version> or models:/<model id>" in output
 
 
-def generate(project: Path, model: str, code: int = 0) -> str:
-    """What `charlm generate` prints in the project: a line that names the model, then the text."""
-    return charlm(project, "generate", "--seed", "7", "--length", "20", "--model", model, "The ", code=code)
+def generate(project: Path, model: str, code: int = 0) -> Result:
+    """`charlm generate --model` in the project, on its store."""
+    command = ["charlm", "generate", "--seed", "7", "--length", "20", "--model", model, "The "]
+    return invoke(project, main, command[1:], code, MLFLOW_TRACKING_URI=f"sqlite:///{project / 'mlflow.db'}")

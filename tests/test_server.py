@@ -3,7 +3,6 @@
 It is stood up by the page's own commands and files, and reached through a line that loses what a test tells it to lose.
 """
 
-import contextlib
 import os
 import re
 import shutil
@@ -39,7 +38,7 @@ from charlm.tracking.live import live_run
 from charlm.tracking.record import record
 from charlm.tracking.store import Store
 from charlm.training.history import from_csv
-from tests.trainings import ARGUMENTS, in_one_process, refusal, run_record, set_train
+from tests.trainings import ARGUMENTS, in_one_process, invoke, refusal, run_record, set_train
 
 pytestmark = pytest.mark.xdist_group("one PostgreSQL and its server")
 
@@ -431,9 +430,8 @@ def test_ui_names_the_server_and_opens_nothing(
 def test_champion_is_promoted_and_asked_by_whoever_may(
     team: Team, checkout: Path, log_in: LogIn, experiment: str
 ) -> None:
-    def charlm(*arguments: str) -> str:
-        with contextlib.chdir(checkout):
-            return CliRunner().invoke(main, arguments).output
+    def charlm(*arguments: str, code: int = 0) -> str:
+        return invoke(checkout, main, arguments, code).output
 
     log_in(team.user("ann", experiment))
     assert "recorded as run" in charlm("sync")
@@ -444,7 +442,9 @@ def test_champion_is_promoted_and_asked_by_whoever_may(
     assert texts[0] == texts[1]  # after the line that names the model
     MlflowClient(team.address).delete_registered_model_alias("charlm", "champion")
     log_in(team.user("bob", experiment))
-    assert "Ask its owner or an administrator to let bob write to the registered model charlm" in charlm("promote")
+    assert "Ask its owner or an administrator to let bob write to the registered model charlm" in charlm(
+        "promote", code=1
+    )
     team.on_the_server(block("registered_model"), PYTHON)
     assert "is version 1 of the model charlm and now the champion" in charlm("promote")
 

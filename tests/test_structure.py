@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from charlm.config import Params
-from tests.code_deps import PROJECT, all_imports, code_deps, imports
+from tests.code_deps import PROJECT, STAGES, all_imports, code_deps, imports
 
-STAGES: dict[str, Any] = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 ORDER = ["download", "prepare", "train", "evaluate", "sample", "record"]
 LAYERS = [
     ["config.py", "errors.py", "files.py", "random.py"],

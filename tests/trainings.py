@@ -10,7 +10,7 @@ from queue import Queue
 from typing import Any
 
 import click
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
@@ -18,11 +18,10 @@ import stages.record
 import stages.train
 from charlm.cli import main
 from charlm.tracking.live import track
-from tests.code_deps import PROJECT
+from tests.code_deps import STAGES
 
-_STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 ARGUMENTS: dict[str, list[str]] = {
-    name: stage["cmd"].removeprefix(f"python -m stages.{name} ").split() for name, stage in _STAGES.items()
+    name: stage["cmd"].removeprefix(f"python -m stages.{name} ").split() for name, stage in STAGES.items()
 }
 """The arguments of each stage, in the order of dvc.yaml."""
 _SCRIPT = """
@@ -49,7 +48,7 @@ def set_train(project: Path, **values: Any) -> None:
 
 def run_record(project: Path, code: int = 0) -> str:
     """The output of its record stage, run in this process, where MLflow is loaded already."""
-    return _run(project, stages.record.main, ARGUMENTS["record"], code)
+    return invoke(project, stages.record.main, ARGUMENTS["record"], code).output
 
 
 def run_train(project: Path, out: str, code: int = 0, **environment: str) -> str:
@@ -59,23 +58,26 @@ def run_train(project: Path, out: str, code: int = 0, **environment: str) -> str
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        return _run(project, stages.train.main, ["data/prepare", out], code, **environment)
+        return invoke(project, stages.train.main, ["data/prepare", out], code, **environment).output
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _run(project: Path, command: click.Command, arguments: Sequence[str], code: int, **environment: str) -> str:
+def invoke(
+    project: Path, command: click.Command, arguments: Sequence[str], code: int = 0, **environment: str
+) -> Result:
+    """What the command does in the project. It runs in this process, where its packages are loaded."""
     with contextlib.chdir(project):
         result = CliRunner(env=environment).invoke(command, arguments)
     assert isinstance(result.exception, SystemExit | None), result.exception
     assert result.exit_code == code, result.output
-    return result.output
+    return result
 
 
 def charlm(project: Path, *arguments: str, code: int = 0) -> str:
-    """The output of the command in the project, on its store. It runs in this process, where MLflow is loaded."""
-    return _run(project, main, arguments, code, MLFLOW_TRACKING_URI=f"sqlite:///{project / 'mlflow.db'}")
+    """The output of the command in the project, on its store."""
+    return invoke(project, main, arguments, code, MLFLOW_TRACKING_URI=f"sqlite:///{project / 'mlflow.db'}").output
 
 
 def only_run(project: Path) -> Any:
