@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -25,6 +26,8 @@ from charlm.random import generator
 from charlm.training import launcher, processes
 from charlm.training.loop import train
 from charlm.training.resume import State, Unfinished
+from tests import plain
+from tests.lstm import LSTM
 from tests.models_for_tests import TEST, TRAIN, Mean, V, settings
 
 RULES: dict[str, Any] = {"grad_clip": 0.5, "warmup_iters": 10, "schedule": "cosine", "weight_decay": 0.1}
@@ -41,6 +44,7 @@ EXACT: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "GRU": ("gru", {"n_embd": 8, "n_hidden": 16, "dropout": 0.1}, {"max_iters": 20}),
     "GPT": ("gpt", SMALL, {"max_iters": 50, "optimizer": "muon"}),
     "GPT, six times the rate": ("gpt", SMALL, {"max_iters": 40, "learning_rate": 0.06}),
+    "LSTM": ("lstm", {"n_embd": 8, "n_hidden": 16}, {"max_iters": 20}),
     # Large enough for several threads to share its operations.
     "GPT, larger": ("gpt", SMALL | {"n_embd": 64}, {"max_iters": 4, "block_size": 64, "batch_size": 16}),
 }
@@ -59,10 +63,12 @@ def results(joined: processes.Processes | None, folder: Path, length: float = SH
     first = launcher.rank() == 0
     return {
         "float64": digest(HOT, joined, precision="float64", length=length),
+        "float32": plain.digest("nanoGPT", 3, nullcontext),
         "exact": {
             name: digest(name, joined, length=length, save=_unfinished(folder / "after", name).save if first else None)
             for name in EXACT
         },
+        "plain": {name: plain.digest(name, max(2, round(2 * length))) for name in plain.MODELS},
         "resumed": resumed(joined, folder / "before"),
     }
 
@@ -111,8 +117,8 @@ def digest(
     }
     params = settings(**FOUR | changes | steps | {"precision": precision})
     weights = generator(1, "weights")
-    model = trainable_class(model_name).initial(V, params.block_size, weights, params.precision, **of_model)
-    model.round_weights = lambda: None  # type: ignore[method-assign]  # float32 would hide a last bit
+    kind = LSTM if model_name == "lstm" else trainable_class(model_name)
+    model = kind.initial(V, params.block_size, weights, params.precision, **of_model)
     found = hashlib.sha256()
     batches = generator(1, "batches")
     for point in train(model, (TRAIN, TEST), params, batches, processes=joined, state=state, save=save):
@@ -151,7 +157,7 @@ def rows() -> Iterator[list[str]]:
             subprocess.run(command, env=environment, check=True, capture_output=True)
             found = {Path(folder, str(rank)).read_text() for rank in range(count)}
         [result] = found
-        exact = json.dumps([[digest] for digest in json.loads(result)["exact"].values()])
+        exact = json.dumps([[digest] for kind in ("exact", "plain") for digest in json.loads(result)[kind].values()])
         yield [capability, mkl or "as is", str(threads), str(count), hashlib.sha256(exact.encode()).hexdigest()[:16]]
 
 

@@ -86,9 +86,9 @@ def test_machine_decides_nothing_but_in_float32(project: Path, tmp_path: Path) -
 
 @pytest.mark.long
 def test_every_bit_of_every_model_is_the_same_on_every_machine(tmp_path: Path) -> None:
-    """In float64, and at six times the rate: what a checkpoint rounds off too. Nor does it matter where one is resumed.
+    """Of charlm's and of plain PyTorch's, and at six times the rate. Nor does it matter where one is resumed.
 
-    The guard can fail: without exact arithmetic the digest differs.
+    The guard can fail: without exact arithmetic the digests differ.
     """
     found = []
     for number, other in enumerate(MACHINES):
@@ -103,4 +103,6 @@ def test_every_bit_of_every_model_is_the_same_on_every_machine(tmp_path: Path) -
     assert exact.keys() == EXACT.keys()
     assert [other["exact"] for other in found] == [exact] * len(MACHINES)
     assert [other["resumed"] for other in found[1:2]] == [exact] * len(MACHINES[1:2])
+    assert [other["plain"] for other in found] == [found[0]["plain"]] * len(MACHINES)
     assert len(MACHINES) == 1 or found[0]["float64"] != found[1]["float64"]
+    assert len(MACHINES) == 1 or found[0]["float32"] != found[1]["float32"]

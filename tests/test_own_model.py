@@ -34,7 +34,6 @@ def test_unigram_of_several_texts_runs_through_the_pipeline_with_its_record_and_
         "data.source": "[tests/tale.txt,books/*.txt]",
         "train.learning_rate": 0.1,
         "train.batch_size": 16,
-        "train.precision": "float64",  # exact needs the operations of charlm/models/operations.py
     }
     sets = [word for key, value in settings.items() for word in ("-S", f"{key}={value}")]
     run(project, "dvc", "exp", "run", *sets, PYTHONPATH=".")

@@ -98,7 +98,11 @@ def test_dirty_experiment_on_a_text_that_has_vanished_is_reproduced_from_its_pat
     book.write_text("Once upon a time there was a short text.\n" * 20)
     optimizer, own = project / "charlm/training/optimizer.py", project / "charlm/training/beta.py"
     edit(optimizer, "BETA1, EPSILON, MOMENTUM = 0.9,", "BETA1, EPSILON, MOMENTUM = beta.BETA1,")
-    edit(optimizer, "from charlm.training import exact_rules\n", "from charlm.training import beta, exact_rules\n")
+    edit(
+        optimizer,
+        "from charlm.errors import CharlmError\n",
+        "from charlm.errors import CharlmError\nfrom charlm.training import beta\n",
+    )
     own.write_text("BETA1 = 0.85\n")
     run(project, "git", "add", "--intent-to-add", str(own))
     sets = [word for value in (*GPT, "train.learning_rate=0.02", f"data.source={book}") for word in ("-S", value)]

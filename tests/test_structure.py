@@ -15,6 +15,7 @@ from tests.code_deps import PROJECT, STAGES, all_imports, code_deps, imports
 
 ORDER = ["download", "prepare", "train", "evaluate", "sample", "record"]
 LAYERS = [
+    ["exact"],
     ["config.py", "errors.py", "files.py", "random.py"],
     ["text"],
     ["models"],

@@ -6,19 +6,21 @@ with the way here. B windows of T characters, V characters in the vocabulary.
 
 import math
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 the name that PyTorch's own documentation gives it
 
-from charlm.errors import CharlmError
-from charlm.models.elementary import total
-from charlm.models.exact import Exact
-from charlm.models.operations import DTYPES, Operations
-from charlm.models.predictor import Floats, Index, Precision, cumulative, draw, require_shapes
+from charlm.exact import exact
+from charlm.exact.elementary import total
+from charlm.models.predictor import Floats, Index, Precision, cumulative, draw, require_shapes, softmax
 from charlm.text.corpus import Split
+
+DTYPES: dict[Precision, torch.dtype] = {"exact": torch.float32, "float64": torch.float64, "float32": torch.float32}
 
 
 class LanguageModel(nn.Module):
@@ -30,12 +32,10 @@ class LanguageModel(nn.Module):
     threaded = False
     """Whether several threads train it faster than one: those that share small matrices mostly wait for each other."""
 
-    has_exact = False
-    """Whether it is written in `Operations` alone, whose order of addition can be made not to matter."""
-
     def __init__(self, vocabulary_size: int, block_size: int) -> None:
         super().__init__()
-        self.operations = Operations()
+        self.exact = False
+        """Whether it computes in `charlm.exact`."""
         self.vocabulary_size = vocabulary_size
         self.block_size = block_size
 
@@ -58,38 +58,25 @@ class LanguageModel(nn.Module):
         return model.eval() if precision is None else model.eval().compute_in(precision)
 
     def compute_in(self, precision: Precision) -> Self:
-        """Compute in this `precision` from now on; CharlmError if it is `exact` and the model cannot.
-
-        For `exact` the weights are rounded to float32 first: a generator's own logarithm may differ in the last bit.
-        """
-        self.operations = Operations()
-        if precision == "exact":
-            if not self.has_exact:
-                raise CharlmError(
-                    f"train.precision is exact, but {type(self).__name__} does not compute exactly.",
-                    "A model does if it uses only the operations of charlm/models/operations.py and sets has_exact.",
-                    "Set train.precision to float64 or float32.",
-                )
-            self.operations = Exact()
-            self.float()
+        """Compute in this `precision` from now on."""
+        self.exact = precision == "exact"
         return self.to(DTYPES[precision])
 
-    def round_weights(self) -> None:
-        """Round the weights to float32, as a checkpoint keeps them."""
-        self.float()
-        if self.operations.exact:
-            self.double()
+    def arithmetic(self) -> AbstractContextManager[object]:
+        """The block in which it computes."""
+        return exact() if self.exact else nullcontext()
 
     def draw_weights(self, rng: np.random.Generator, zeros: Collection[str] = ()) -> None:
         """Set all parameters, in their order: biases and the layers named `zeros` to 0, the others to draws of `rng`.
 
-        Embeddings are drawn from N(0, 1), matrices from N(0, 1 / columns): a layer's output is as large as its input.
+        The gains of norms stay at 1. Embeddings are drawn from N(0, 1), matrices from N(0, 1 / columns): a layer's
+        output is as large as its input.
         """
         embeddings = {module.weight for module in self.modules() if isinstance(module, nn.Embedding)}
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 1 or name.split(".")[-2] in zeros:
+            if "bias" in name.split(".")[-1] or name.split(".")[-2] in zeros:
                 nn.init.zeros_(parameter)
-            else:
+            elif parameter.ndim > 1:
                 std = 1.0 if parameter in embeddings else parameter.shape[1] ** -0.5
                 parameter.data.copy_(torch.from_numpy(rng.normal(0.0, std, parameter.shape)))
 
@@ -105,7 +92,7 @@ class LanguageModel(nn.Module):
         logits = self.logits(index)  # (B, T, V)
         if targets is None:
             return logits, None
-        return logits, self.operations.loss(logits.flatten(0, 1), targets.flatten())  # (B * T, V) against (B * T,)
+        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())  # (B * T, V) against (B * T,)
 
     def logits(self, index: Tensor) -> Tensor:
         """Logits (B, T, V) of the character after each of `index` (B, T): what a model without a cache defines."""
@@ -126,12 +113,12 @@ class LanguageModel(nn.Module):
 
         `seed` decides what dropout drops. PyTorch's global generator may draw it; its state is restored.
         """
-        with torch.random.fork_rng([contexts.device] if contexts.is_cuda else []):
-            self.operations.seed(seed)
+        with torch.random.fork_rng([contexts.device] if contexts.is_cuda else []), self.arithmetic():
+            torch.manual_seed(seed)
             self.train()
             _, loss = self(contexts, targets)
             self.eval()
-        gradients = torch.autograd.grad(loss, list(self.parameters()), allow_unused=True, materialize_grads=True)
+            gradients = torch.autograd.grad(loss, list(self.parameters()), allow_unused=True, materialize_grads=True)
         return loss.detach(), list(gradients)
 
     @torch.no_grad()
@@ -139,7 +126,8 @@ class LanguageModel(nn.Module):
         """The mean loss over `eval_iters` batches of windows, evenly spaced over `split`, in nats per character."""
         windows = self._tensor(split.even_windows(eval_iters * batch_size, self.block_size))  # (N, T + 1)
         batches = torch.split(windows, batch_size)
-        losses = [float(self(batch[:, :-1], batch[:, 1:])[1]) for batch in batches]
+        with self.arithmetic():
+            losses = [float(self(batch[:, :-1], batch[:, 1:])[1]) for batch in batches]
         return total(losses) / len(losses)
 
     def loss_over(self, split: Split) -> float:
@@ -162,15 +150,17 @@ class LanguageModel(nn.Module):
         """The losses of the windows of `Split.blocks`, with its masks: both (B, T)."""
         for windows, fresh in split.blocks(self.block_size):  # (B, T + 1), (B, T)
             tokens = self._tensor(windows)
-            logits = self.logits(tokens[:, :-1]).flatten(0, 1)  # (B * T, V)
-            losses = self.operations.losses(logits, tokens[:, 1:].flatten())  # (B * T,)
+            with self.arithmetic():
+                logits = self.logits(tokens[:, :-1]).flatten(0, 1)  # (B * T, V)
+                losses = F.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="none")  # (B * T,)
             yield losses.cpu().double().numpy().reshape(fresh.shape), fresh
 
     @torch.no_grad()
     def next_char_probabilities(self, index: Index, temperature: float = 1.0) -> Floats:
         """Probability of each character after each sequence of `index` (B, T), in its window: (B, V)."""
-        logits = self.logits(self._tensor(index[:, self.window_start(index.shape[1]) :]))[:, -1]  # (B, V)
-        return self.operations.probabilities(logits, temperature)
+        with self.arithmetic():
+            logits = self.logits(self._tensor(index[:, self.window_start(index.shape[1]) :]))[:, -1]  # (B, V)
+        return _probabilities(logits, temperature)
 
     def generate(self, index: Index, n: int, temperature: float, rng: np.random.Generator) -> Index:
         """Each sequence of `index` (B, T) and `n` characters after it: (B, T + n); see `Predictor`."""
@@ -188,8 +178,9 @@ class LanguageModel(nn.Module):
             if start != self.window_start(end):
                 start = read = self.window_start(end)
                 cache = None
-            logits, cache = self.continued(self._tensor(text[:, read:end]), cache)
-            text[:, end] = draw(cumulative(self.operations.probabilities(logits[:, -1], temperature)), uniform)
+            with self.arithmetic():
+                logits, cache = self.continued(self._tensor(text[:, read:end]), cache)
+            text[:, end] = draw(cumulative(_probabilities(logits[:, -1], temperature)), uniform)
             read = end
             yield text[:, [end]]
 
@@ -207,7 +198,11 @@ class LanguageModel(nn.Module):
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         require_shapes({name: array.shape for name, array in weights.items()}, shapes)
         self.float().load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-        self.round_weights()
 
     def _tensor(self, index: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(index).to(next(self.parameters()).device)
+
+
+def _probabilities(logits: Tensor, temperature: float) -> Floats:
+    """Probabilities (B, V) of `logits` (B, V)."""
+    return softmax(logits.double().cpu().numpy(), temperature)

@@ -19,8 +19,6 @@ from charlm.text.corpus import Split
 class BigramLanguageModel(LanguageModel):
     """A table of logits: row the present character, column the next one."""
 
-    has_exact = True
-
     def __init__(self, vocabulary_size: int, block_size: int, rng: np.random.Generator) -> None:
         super().__init__(vocabulary_size, block_size)
         weight = torch.from_numpy(BigramTable.initial(vocabulary_size, block_size, rng).table)  # (V, V)
@@ -28,7 +26,7 @@ class BigramLanguageModel(LanguageModel):
 
     def logits(self, index: Tensor) -> Tensor:
         """Logits (B, T, V) of the character after each of `index` (B, T)."""
-        return self.operations.embedding(index, self.token_embedding_table)
+        return self.token_embedding_table(index)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def loss_and_gradients(self, contexts: Tensor, targets: Tensor, seed: int = 0) -> tuple[Tensor, list[Tensor]]:  # noqa: ARG002 it drops nothing
@@ -38,9 +36,9 @@ class BigramLanguageModel(LanguageModel):
         rows that occur are computed.
         """
         table, size = self.token_embedding_table.weight, self.vocabulary_size
-        if self.operations.exact:
-            exact_loss, exact_gradient = loss_and_gradient(table.numpy(), contexts.numpy(), targets.numpy())
-            return torch.tensor(exact_loss, dtype=torch.float64), [torch.from_numpy(exact_gradient)]
+        if self.exact:
+            loss, exact_gradient = loss_and_gradient(table.numpy(), contexts.numpy(), targets.numpy())
+            return torch.tensor(loss, dtype=table.dtype), [torch.from_numpy(exact_gradient)]
         rows, index, count = slice(None), contexts, size
         if contexts.numel() < size:
             rows, index = torch.unique(contexts, return_inverse=True)  # (R,), (B, T)

@@ -32,7 +32,7 @@ def save(path: Path, model: "LanguageModel", name: str, settings: dict[str, Any]
         "model": name,
         "settings": settings,
         "block_size": model.block_size,
-        "exact": model.operations.exact,
+        "exact": model.exact,
         "vocabulary_size": len(vocabulary),
         "vocabulary_sha256": vocabulary.digest,
     }

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from charlm.models.base import LanguageModel
-from charlm.models.operations import Operations
 
 Memory = tuple[Tensor, Tensor]
 """The keys and values that a block has computed in this window, both (B, H, S, D)."""
@@ -23,7 +22,6 @@ class GPT(LanguageModel):
     """`n_layer` blocks of `n_head` heads over vectors of `n_embd` numbers, each from the last `n_window` characters."""
 
     threaded = True
-    has_exact = True
 
     def __init__(
         self,
@@ -55,21 +53,20 @@ class GPT(LanguageModel):
         start, end = before.shape[1], before.shape[1] + index.shape[1]
         index = torch.cat([before, index], dim=1)  # (B, S + T)
         recent = index[:, max(0, start + 1 - len(self.embeddings)) :]
-        ops = self.operations
-        x = ops.dropout(ops.norm(self.embed(recent)[:, start - end :]), self.dropout)  # (B, T, C)
-        rotation = ops.rotations(start, end, self.head_size, x)
+        x = self.dropout(norm(self.embed(recent)[:, start - end :]))  # (B, T, C)
+        rotation = rotations(start, end, self.head_size, x)
         memories = list(memories)
         for number, block in enumerate(self.blocks):
-            x, memories[number] = block(ops, x, rotation, memories[number])
-        return ops.linear(ops.norm(x), self.head), (index, memories)  # (B, T, V)
+            x, memories[number] = block(x, rotation, memories[number])
+        return self.head(norm(x)), (index, memories)  # (B, T, V)
 
     def embed(self, index: Tensor) -> Tensor:
         """The sum (B, T, C) of an embedding of each of `index` (B, T) and of the n_window - 1 characters before it."""
-        vectors = [self.operations.embedding(index, table) for table in self.embeddings]  # type: ignore[arg-type]
+        vectors = [table(index) for table in self.embeddings]
         x = vectors[0]
         for back, vector in enumerate(vectors[1:], start=1):
             x = x + F.pad(vector, (0, 0, back, 0))[:, : index.shape[1]]
-        return x
+        return x  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -84,24 +81,36 @@ class Block(nn.Module):
         self.contract = nn.Linear(4 * n_embd, n_embd, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, ops: Operations, x: Tensor, rotation: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+    def forward(self, x: Tensor, rotation: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         """`x` (B, T, C) after this block, and the memory for the characters that follow."""
-        found, memory = self.attend(ops, ops.norm(x), rotation, memory)
-        x = x + ops.dropout(ops.linear(found, self.output), self.dropout)
-        hidden = ops.relu_squared(ops.linear(ops.norm(x), self.expand))  # (B, T, 4 * C)
-        return x + ops.dropout(ops.linear(hidden, self.contract), self.dropout), memory
+        found, memory = self.attend(norm(x), rotation, memory)
+        x = x + self.dropout(self.output(found))
+        hidden = F.relu(self.expand(norm(x))).square()  # (B, T, 4 * C)
+        return x + self.dropout(self.contract(hidden)), memory
 
-    def attend(self, ops: Operations, x: Tensor, rotation: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+    def attend(self, x: Tensor, rotation: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         """What each position of `x` (B, T, C) reads from those up to it: (B, T, C); and the longer memory."""
-        qkv = ops.linear(x, self.queries_keys_values)
+        qkv = self.queries_keys_values(x)
         qkv = qkv.view(*x.shape[:2], 3, -1, self.head_size)  # (B, T, 3, H, D)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
         q, k = rotated(q, rotation), rotated(k, rotation)
         if memory is not None:
             k, v = torch.cat([memory[0], k], dim=2), torch.cat([memory[1], v], dim=2)  # (B, H, S + T, D)
         # With a memory T is 1: that position sees all others.
-        found = ops.attention(q, k, v, causal=memory is None)  # (B, H, T, D)
+        found = F.scaled_dot_product_attention(q, k, v, is_causal=memory is None)  # (B, H, T, D)
         return found.transpose(1, 2).flatten(2), (k, v)
+
+
+def norm(x: Tensor) -> Tensor:
+    """`x` (..., C), each vector divided by the root of its mean square."""
+    return F.rms_norm(x, x.shape[-1:])
+
+
+def rotations(start: int, end: int, size: int, like: Tensor) -> Tensor:
+    """Cosines and sines (2, T, D / 2) of the angles of positions from `start` to `end`, in the numbers of `like`."""
+    frequencies = 10_000 ** -(torch.arange(0, size, 2).to(like) / size)  # (D / 2,)
+    angles = torch.outer(torch.arange(start, end).to(like), frequencies)  # (T, D / 2)
+    return torch.stack([angles.cos(), angles.sin()])
 
 
 def rotated(x: Tensor, rotation: Tensor) -> Tensor:

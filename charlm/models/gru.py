@@ -12,8 +12,6 @@ from charlm.models.base import LanguageModel
 class GRU(LanguageModel):
     """One layer of `n_hidden` gated recurrent units; their state is zero at the beginning of a window."""
 
-    has_exact = True
-
     def __init__(
         self,
         vocabulary_size: int,
@@ -37,7 +35,6 @@ class GRU(LanguageModel):
 
     def continued(self, index: Tensor, cache: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits (B, T, V) of `index` (B, T) from the state `cache` (1, B, H), zero if None; and the state after it."""
-        ops = self.operations
-        x = ops.dropout(ops.embedding(index, self.embedding), self.dropout)  # (B, T, C)
-        states, last = ops.gru(x, cache, self.gru)  # (B, T, H), (1, B, H)
-        return ops.linear(ops.dropout(states, self.dropout), self.head), last  # (B, T, V)
+        x = self.dropout(self.embedding(index))  # (B, T, C)
+        states, last = self.gru(x, cache)  # (B, T, H), (1, B, H)
+        return self.head(self.dropout(states)), last  # (B, T, V)

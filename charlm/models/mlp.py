@@ -15,8 +15,6 @@ from charlm.models.base import LanguageModel
 class MLP(LanguageModel):
     """Embeddings of the last `n_context` characters, side by side, and one hidden layer of tanh."""
 
-    has_exact = True
-
     def __init__(
         self,
         vocabulary_size: int,
@@ -40,8 +38,8 @@ class MLP(LanguageModel):
 
     def logits(self, index: Tensor) -> Tensor:
         """Logits (B, T, V) of the character after each of `index` (B, T); before the first one are zeros."""
-        ops, length = self.operations, index.shape[1]
-        x = F.pad(ops.embedding(index, self.embedding), (0, 0, self.n_context - 1, 0))  # (B, n - 1 + T, C)
+        length = index.shape[1]
+        x = F.pad(self.embedding(index), (0, 0, self.n_context - 1, 0))  # (B, n - 1 + T, C)
         seen = [x[:, start : start + length] for start in range(self.n_context)]
         x = torch.stack(seen, dim=-1).flatten(2)  # (B, T, C, n) -> (B, T, C * n)
-        return ops.linear(ops.tanh(ops.linear(x, self.hidden)), self.head)  # (B, T, V)
+        return self.head(self.hidden(x).tanh())  # type: ignore[no-any-return]  # (B, T, V)

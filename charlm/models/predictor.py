@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.models.elementary import exp, log, sum_of_fractions
+from charlm.exact.elementary import exp, log, sum_of_fractions
 from charlm.text.corpus import Split
 
 Precision = Literal["exact", "float64", "float32"]

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.models.elementary import exp, log, sum_of_fractions, sum_on_grid, total
+from charlm.exact.elementary import exp, log, sum_of_fractions, sum_on_grid, total
 from charlm.models.predictor import Floats, Index, Precision, cumulative, draw, log_softmax, require_shapes, softmax
 from charlm.text.corpus import Split
 
@@ -20,7 +20,7 @@ WEIGHT = "token_embedding_table.weight"
 """The name of the table among the weights, as in the notebook."""
 
 
-def loss_and_gradient(table: Floats, contexts: Index, targets: Index) -> tuple[float, Floats]:
+def loss_and_gradient(table: NDArray[np.float32], contexts: Index, targets: Index) -> tuple[float, NDArray[np.float32]]:
     """The mean loss of pairs of characters, and its gradient by the `table` (V, V): exact, whatever their order.
 
     The gradient of a row is (how often it occurs × its softmax - its counts) / how many pairs there are: whole numbers,
@@ -29,7 +29,7 @@ def loss_and_gradient(table: Floats, contexts: Index, targets: Index) -> tuple[f
     size, count, contexts, targets = len(table), contexts.size, contexts.ravel(), targets.ravel()
     occurrences = np.bincount(contexts, minlength=size)
     rows = np.flatnonzero(occurrences)  # (R,)
-    shifted = table[rows]  # (R, V)
+    shifted = table[rows].astype(np.float64)  # (R, V)
     shifted -= shifted.max(axis=-1, keepdims=True)
     e = exp(shifted)
     sums = sum_of_fractions(e)  # (R, 1)
@@ -62,7 +62,7 @@ class BigramTable:
         precision: Precision | None = None,
         **settings: Any,  # noqa: ARG003 a bigram has none
     ) -> Self:
-        """A table of draws from N(0, 1); for `exact` in float32, as `LanguageModel.compute_in` has them."""
+        """A table of draws from N(0, 1); for `exact` rounded to float32, as it learns in."""
         table = rng.standard_normal((vocabulary_size, vocabulary_size))
         return cls(table.astype(np.float32).astype(np.float64) if precision == "exact" else table, block_size)
 

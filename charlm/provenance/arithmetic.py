@@ -6,6 +6,8 @@ Python's own arithmetic, and a short GPT is trained whose digest is committed.
 
 import hashlib
 import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from charlm.text.corpus import Split
 from charlm.training.loop import train
 from charlm.training.resume import State
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 ITERATIONS = 30
 _VOCABULARY = 40
@@ -43,35 +45,50 @@ _SETTINGS = TrainParams(
 )
 
 
-def numbers(count: int) -> Array:
+def numbers(count: int, dtype: type[np.floating[Any]] = np.float64) -> Array:
     """`count` positive floats with any bits, among them subnormal and huge ones, and the edges of each kind."""
-    bits = np.random.default_rng(0).integers(0, 0x7FF0_0000_0000_0000, count, dtype=np.uint64)
-    edges = [0.0, 5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, 1.0, 1 - 2**-53, 1 + 2**-52]
-    return np.concatenate([bits.view(np.float64), edges])
+    kind = np.finfo(dtype)
+    edges = np.array([0, kind.smallest_subnormal, kind.tiny, kind.max, 1, 1 - kind.epsneg, 1 + kind.eps], dtype)
+    integer = {8: np.uint64, 4: np.uint32}[edges.itemsize]
+    bits = np.random.default_rng(0).integers(0, np.array(np.inf, dtype).view(integer), count, dtype=integer)
+    return np.concatenate([bits.view(dtype), edges])
 
 
 def wrong_kernels(count: int = 100_000) -> list[str]:
     """The kernels that differ from Python's arithmetic, which IEEE 754 defines, on some of `count` numbers."""
-    x = numbers(count)
+    return [name for dtype in (np.float64, np.float32) for name in _wrong_kernels(numbers(count, dtype))]
+
+
+def _wrong_kernels(x: Array) -> Iterator[str]:
+    """Those that differ on `x`. Python computes in float64; rounded to float32, that is the nearest float32."""
     y = np.random.default_rng(1).permutation(x)
-    y = np.where(y == 0, 1.0, y)
+    y = np.where(y == 0, np.ones_like(y), y)
     a, b = torch.from_numpy(x), torch.from_numpy(y)
     pairs = list(zip(x.tolist(), y.tolist(), strict=True))
-    sums, products = [p + q for p, q in pairs], [p * q for p, q in pairs]
-    quotients, roots = [p / q for p, q in pairs], [math.sqrt(p) for p in x.tolist()]
+    rules: dict[str, Callable[[float, float], float]] = {
+        "add": lambda p, q: p + q,
+        "sub": lambda p, q: p - q,
+        "mul": lambda p, q: p * q,
+        "div": lambda p, q: p / q,
+        "reciprocal": lambda _, q: 1 / q,
+        "sqrt": lambda p, _: math.sqrt(p),
+    }
     with np.errstate(all="ignore"):
-        kernels = {
-            "torch.add": ((a + b).tolist(), sums),
-            "torch.sub": ((a - b).tolist(), [p - q for p, q in pairs]),
-            "torch.mul": ((a * b).tolist(), products),
-            "torch.div": ((a / b).tolist(), quotients),
-            "torch.rsqrt": (b.rsqrt().tolist(), [1 / math.sqrt(q) for _, q in pairs]),
-            "numpy.add": ((x + y).tolist(), sums),
-            "numpy.multiply": ((x * y).tolist(), products),
-            "numpy.divide": ((x / y).tolist(), quotients),
-            "numpy.sqrt": (np.sqrt(x).tolist(), roots),
+        found = {
+            "torch.add": a + b,
+            "torch.sub": a - b,
+            "torch.mul": a * b,
+            "torch.div": a / b,
+            "torch.reciprocal": b.reciprocal(),
+            "numpy.add": x + y,
+            "numpy.mul": x * y,
+            "numpy.div": x / y,
+            "numpy.sqrt": np.sqrt(x),
         }
-    return [name for name, (found, expected) in kernels.items() if found != expected]
+        for name, numbers in found.items():
+            expected = np.array([rules[name.partition(".")[2]](p, q) for p, q in pairs]).astype(x.dtype)
+            if not np.array_equal(np.asarray(numbers), expected):
+                yield f"{name} in {x.dtype}"
 
 
 def gpt_digest() -> str:

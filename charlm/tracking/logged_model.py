@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 NAME = "charlm"
 _MODULES = {
     "": ("__init__", "config", "errors", "files", "random"),
-    "models/": ("__init__", "checkpoint", "elementary", "predictor", "sampling"),
+    "exact/": ("__init__", "elementary", "errors"),
+    "models/": ("__init__", "checkpoint", "predictor", "sampling"),
     "text/": ("__init__", "corpus", "vocabulary"),
 }
 CODE = tuple(f"{folder}{name}.py" for folder, names in _MODULES.items() for name in names)
@@ -41,10 +42,12 @@ def model_code(name: str) -> tuple[str, ...]:
     """The files that the model `name` predicts with, base.py among them if it is a LanguageModel itself."""
     model = MODELS[name]
     own = f"models/{model.predictor.partition(':')[0]}.py"
+    if model.predictor != model.trainable:
+        return (own,)
     return (
-        (own, "models/base.py", "models/exact.py", "models/operations.py")
-        if model.predictor == model.trainable
-        else (own,)
+        own,
+        "models/base.py",
+        *(f"exact/{name}.py" for name in ("functions", "grid", "mode", "operations", "random")),
     )
 
 

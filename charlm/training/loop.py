@@ -15,11 +15,12 @@ from torch import Tensor
 
 from charlm.config import TrainParams
 from charlm.errors import CharlmError
+from charlm.exact.elementary import MANTISSA, bits_of
+from charlm.exact.errors import NotExact
+from charlm.exact.grid import on_grid
 from charlm.models.base import LanguageModel
-from charlm.models.exact import BeyondGridError
 from charlm.random import generator
 from charlm.text.corpus import Split, Windows
-from charlm.training import exact_rules
 from charlm.training.history import Point
 from charlm.training.optimizer import Optimizer
 from charlm.training.processes import Processes
@@ -57,7 +58,7 @@ def train(
         split.require_block(settings.block_size)
 
     def point(step: int, loss: Callable[[Split], float], batch_loss: float | None) -> Point:
-        with _placed(step, settings):
+        with _refused(model):
             train_loss, test_loss = (_checked(loss(split), step, settings) for split in splits)
         return Point(step, train_loss, test_loss, batch_loss)
 
@@ -70,14 +71,15 @@ def train(
     yield from points
     batches = _batches(splits[0], settings, rng, points[-1].step)
     for step in range(points[-1].step + 1, settings.max_iters + 1):
-        with _placed(step, settings):
+        with _refused(model):
             batch_loss, gradients = _gradients(model, next(batches), processes)
         _checked(batch_loss, step, settings)
-        optimizer.update(gradients, step)
+        with model.arithmetic():
+            optimizer.update(gradients, step)
         if on_step is not None:
             on_step(step, batch_loss)
         if step == settings.max_iters:
-            model.round_weights()
+            model.float()
             yield point(step, model.loss_over, batch_loss)
         elif step % settings.eval_interval == 0:
             points.append(point(step, estimate, batch_loss))
@@ -115,7 +117,7 @@ def _gradients(
     for windows, seed in micro_batches if processes is None else processes.share(micro_batches):
         batch = torch.from_numpy(windows).to(device)  # (B, T + 1)
         found.append(model.loss_and_gradients(batch[:, :-1], batch[:, 1:], seed))
-    loss, gradients = mean(found, len(micro_batches), processes, exact=model.operations.exact)
+    loss, gradients = mean(found, len(micro_batches), processes, exact=model.exact)
     return float(loss), gradients
 
 
@@ -129,9 +131,26 @@ def mean(
     if count == 1:
         return found[0]
     if exact:
-        return exact_rules.mean(found, count, None if processes is None else processes.add)
+        return _exact_mean(found, count, processes)
     losses, gradients = zip(*(found if processes is None else processes.gather(found)), strict=True)
     return _mean(losses), [_mean(of_parameter) for of_parameter in zip(*gradients, strict=True)]
+
+
+def _exact_mean(
+    found: Sequence[tuple[Tensor, list[Tensor]]], count: int, processes: Processes | None
+) -> tuple[Tensor, list[Tensor]]:
+    """The same on a grid that all processes share, so that their sums are exact."""
+    rows = torch.stack([torch.cat([loss.view(1), *(g.flatten() for g in gradients)]) for loss, gradients in found])
+    largest = rows.abs().max()
+    if processes is not None:
+        processes.largest(largest)
+    sums = on_grid(rows, min(MANTISSA - 2, MANTISSA - bits_of(count)), largest).sum(0)
+    if processes is not None:
+        processes.add(sums)
+    shapes = [torch.Size([]), *(gradient.shape for gradient in found[0][1])]
+    parts = torch.split(sums.div_(count).to(rows.dtype), [shape.numel() for shape in shapes])
+    loss, *gradients = (part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+    return loss, gradients
 
 
 def _mean(terms: Sequence[Tensor]) -> Tensor:
@@ -149,12 +168,16 @@ def _checked(loss: float, step: int, settings: TrainParams) -> float:
 
 
 @contextmanager
-def _placed(step: int, settings: TrainParams) -> Iterator[None]:
-    """Name the step, and the rate to lower, when a number grew beyond its grid in the block."""
+def _refused(model: LanguageModel) -> Iterator[None]:
+    """Name the operation of the `model` that has no exact form."""
     try:
         yield
-    except BeyondGridError as err:
-        raise CharlmError(f"At step {step} {err.found}; nothing was saved.", fix=_lower_rate(settings)) from err
+    except NotExact as err:
+        raise CharlmError(
+            f"train.precision is exact, but {type(model).__name__} uses an operation that has no exact form.",
+            str(err),
+            "Set train.precision to float64 or float32, or write the model with operations that have one.",
+        ) from err
 
 
 def _lower_rate(settings: TrainParams) -> str:

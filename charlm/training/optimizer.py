@@ -4,8 +4,11 @@ AdamW is that of Loshchilov and Hutter, "Decoupled weight decay regularization" 
 Muon is that of Jordan, "Muon: an optimizer for hidden layers in neural networks" (2024), with PyTorch's defaults.
 """
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
@@ -14,8 +17,7 @@ from torch.optim.adamw import adamw
 
 from charlm.config import TrainParams
 from charlm.errors import CharlmError
-from charlm.models.elementary import cosine
-from charlm.training import exact_rules
+from charlm.exact.elementary import sine_and_cosine
 
 BETA1, EPSILON, MOMENTUM = 0.9, 1e-8, 0.95
 
@@ -30,16 +32,16 @@ def learning_rate(step: int, highest: float, settings: TrainParams) -> float:
         return highest * step / settings.warmup_iters
     progress = (step - 1 - settings.warmup_iters) / (settings.max_iters - settings.warmup_iters)
     if settings.schedule == "cosine":
-        return highest * ((1 + cosine(progress)) / 2)
+        return highest * ((1 + float(sine_and_cosine(np.array(math.pi * progress))[1])) / 2)
     return highest * (1 - progress) if settings.schedule == "linear" else highest
 
 
 class Optimizer:
     """The update rule of `parameters`: AdamW, but Muon for those that are `matrices` if train.optimizer is muon.
 
-    With train.precision exact both are those of `charlm.training.exact_rules`, otherwise PyTorch's functional forms:
-    constructing one of torch.optim's classes imports its compiler, which takes over a second, and every step costs
-    more. The results are those of AdamW(fused=True) and Muon() to the bit.
+    AdamW is PyTorch's functional form: constructing one of torch.optim's classes imports its compiler, which takes over
+    a second. The results are those of AdamW(fused=True) to the bit. Muon orthogonalises in float32 on a CPU; PyTorch's
+    does in bfloat16, which takes a CPU without such products twenty times as long.
     """
 
     def __init__(self, parameters: Sequence[Tensor], matrices: Sequence[Tensor], settings: TrainParams) -> None:
@@ -51,7 +53,6 @@ class Optimizer:
                 "Set train.optimizer to adamw, or choose another model (model.name).",
             )
         self._settings = settings
-        self._exact = settings.precision == "exact"
         self._of_adamw = [number for number, parameter in enumerate(parameters) if parameter not in by_muon]
         self._of_muon = [number for number, parameter in enumerate(parameters) if parameter in by_muon]
         self._weights = [parameters[number].detach() for number in self._of_adamw]
@@ -70,8 +71,7 @@ class Optimizer:
     def update(self, gradients: Sequence[Tensor], step: int) -> None:
         """Make the given step, counted from 1, from the gradients of all parameters."""
         if self._settings.grad_clip is not None:  # scaled so that their norm over all is at most that
-            norm = exact_rules.norm(gradients) if self._exact else get_total_norm(gradients)
-            scale = torch.clamp(self._settings.grad_clip / (torch.as_tensor(norm) + 1e-6), max=1.0)
+            scale = torch.clamp(self._settings.grad_clip / (get_total_norm(gradients) + 1e-6), max=1.0)
             torch._foreach_mul_(list(gradients), scale)
         if self._weights:
             self._update_by_adamw([gradients[number] for number in self._of_adamw], step)
@@ -80,18 +80,6 @@ class Optimizer:
 
     def _update_by_adamw(self, gradients: list[Tensor], step: int) -> None:
         rate = learning_rate(step, self._settings.learning_rate, self._settings)
-        if self._exact:
-            for tensors in zip(self._weights, gradients, self._means, self._squares, strict=True):
-                exact_rules.adamw(
-                    *(tensor.numpy() for tensor in tensors),
-                    step=step,
-                    rate=rate,
-                    beta1=BETA1,
-                    beta2=self._settings.beta2,
-                    epsilon=EPSILON,
-                    weight_decay=self._settings.weight_decay,
-                )
-            return
         adamw(
             self._weights,
             gradients,
@@ -111,9 +99,8 @@ class Optimizer:
 
     def _update_by_muon(self, gradients: list[Tensor], step: int) -> None:
         rate = learning_rate(step, self._settings.muon_learning_rate, self._settings)
-        if self._exact:
-            for tensors in zip(self._matrices, gradients, self._momenta, strict=True):
-                exact_rules.muon(*tensors, rate=rate, decay=MOMENTUM, weight_decay=self._settings.weight_decay)
+        if not self._matrices[0].is_cuda:
+            self._update_on_cpu(gradients, rate)
             return
         muon(
             self._matrices,
@@ -129,3 +116,50 @@ class Optimizer:
             adjust_lr_fn=None,
             has_complex=False,
         )
+
+    def _update_on_cpu(self, gradients: list[Tensor], rate: float) -> None:
+        """The same, orthogonalised in float32."""
+        torch._foreach_lerp_(self._momenta, gradients, 1 - MOMENTUM)
+        torch._foreach_lerp_(gradients, self._momenta, MOMENTUM)
+        for matrix, update in zip(self._matrices, orthogonalized(gradients), strict=True):
+            rows, columns = matrix.shape
+            matrix.mul_(1 - rate * self._settings.weight_decay)
+            matrix.sub_(update * (rate * math.sqrt(max(1, rows / columns))))
+
+
+def orthogonalized(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """For each of `matrices` the nearest one whose singular values are about 1, by Muon's five Newton-Schulz steps.
+
+    A step is X <- p(X X') X. As the polynomials p of one matrix commute, X X' is carried along instead of X. All but
+    the first and the last product are then of the shorter side's size, and matrices that share it share the call.
+    """
+    by_shape, by_side = defaultdict(list), defaultdict(list)
+    for number, matrix in enumerate(matrices):
+        by_shape[matrix.shape].append(number)
+    stacks = {}
+    for shape, numbers in by_shape.items():
+        x = torch.stack([matrices[number] for number in numbers])  # (N, R, C)
+        x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=EPS)
+        stacks[shape] = x if shape[0] <= shape[1] else x.mT
+        by_side[min(shape)].append(shape)
+    found: dict[int, Tensor] = {}
+    for shapes in by_side.values():
+        products = _newton_schulz(torch.cat([stacks[shape] @ stacks[shape].mT for shape in shapes]))
+        split = torch.split(products, [len(by_shape[shape]) for shape in shapes])
+        for shape, product in zip(shapes, split, strict=True):
+            x = product @ stacks[shape]
+            found.update(zip(by_shape[shape], x if shape[0] <= shape[1] else x.mT, strict=True))
+    return [found[number] for number in range(len(matrices))]
+
+
+def _newton_schulz(gram: Tensor) -> Tensor:
+    """The product of the steps' polynomials (N, R, R), from X X' (N, R, R)."""
+    product = None
+    for step in range(DEFAULT_NS_STEPS):
+        polynomial = torch.baddbmm(gram, gram, gram, beta=DEFAULT_B, alpha=DEFAULT_C)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(DEFAULT_A)
+        product = polynomial if product is None else polynomial @ product
+        if step + 1 < DEFAULT_NS_STEPS:
+            gram = polynomial @ gram @ polynomial
+    assert product is not None
+    return product

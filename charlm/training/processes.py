@@ -59,9 +59,16 @@ class Processes:
 
         Raises CharlmError when a process does not answer.
         """
+        self._reduce(numbers, dist.ReduceOp.SUM)
+
+    def largest(self, number: Tensor) -> None:
+        """Put the largest of all processes into `number`; raises as `add`."""
+        self._reduce(number, dist.ReduceOp.MAX)
+
+    def _reduce(self, numbers: Tensor, by: dist.ReduceOp.RedOpType) -> None:
         with _reported():
             require_launcher()
-            dist.all_reduce(numbers)
+            dist.all_reduce(numbers, by)
 
 
 @contextmanager
