@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Floats = NDArray[np.float64]
-Numbers = TypeVar("Numbers", Floats, "Tensor")
+Numbers = TypeVar("Numbers", Floats, NDArray[np.float32], "Tensor")
 
 MANTISSA = 53
 """Bits of a float64: whole numbers up to 2 ** 53 are all there, and so is a sum that stays below."""
@@ -101,13 +101,13 @@ def log(x: Numbers) -> Numbers:
     u = (mantissa - 1) / (mantissa + 1)
     square = u * u
     series = _series(square, _ATANH) * u * 2
-    high, low = _split(_LN2, 32, 2)
     whole = of.asarray(of.where(small, exponent - 1, exponent), dtype=of.float64)
-    result = whole * low + series
-    result += whole * high
-    result = of.where(x == 0, -math.inf, result)
-    result = of.where((x < 0) | of.isnan(x), math.nan, result)
-    return of.where(x == math.inf, math.inf, result)  # type: ignore[no-any-return]
+    result = whole * _EXP[8].low + series
+    result += whole * _EXP[8].high
+    if ((x > 0) & (x < math.inf)).all():
+        return result  # type: ignore[no-any-return]
+    edge = of.where(x == 0, -math.inf, of.where(x == math.inf, math.inf, math.nan))
+    return of.where((x > 0) & (x < math.inf), result, edge)  # type: ignore[no-any-return]
 
 
 _SINE, _COSINE = ([(-1) ** k / math.factorial(2 * k + odd) for k in range(8, -1, -1)] for odd in (1, 0))

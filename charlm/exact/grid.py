@@ -10,15 +10,19 @@ After Ozaki, Ogita, Oishi and Rump, "Error-free transformations of matrix multip
 Demmel and Nguyen, "Parallel reproducible summation" (2015).
 """
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from charlm.exact.elementary import MANTISSA, bits_of, shift
 
-_WIDTHS = {torch.float32: (24, torch.int32, 0x7F80_0000), torch.float64: (53, torch.int64, 0x7FF0_0000_0000_0000)}
-"""Bits of a number, the integers of its size, and the bits of its exponent."""
-_TINY = {torch.float32: 2.0**-100, torch.float64: 2.0**-200}
-"""Numbers below count as 0: their grids would leave the normal numbers."""
+_WIDTHS: dict[torch.dtype, tuple[int, type[np.integer[Any]], int, np.floating[Any]]] = {
+    torch.float32: (24, np.int32, 0x7F80_0000, np.float32(2.0**-100)),
+    torch.float64: (53, np.int64, 0x7FF0_0000_0000_0000, np.float64(2.0**-200)),
+}
+"""Bits of a number, the integers of its size, the bits of its exponent, and below what numbers count as 0."""
 
 Dims = int | tuple[int, ...] | list[int] | None
 
@@ -50,11 +54,13 @@ def on_grid(x: Tensor, bits: int, largest: Tensor) -> Tensor:
     """`x` on a grid of at most `bits` for numbers up to `largest`: of at most 22 in float32, 51 in float64."""
     if x.dtype not in _WIDTHS:
         x, largest = x.float(), largest.float()
-    width, integer, exponent = _WIDTHS[x.dtype]
-    # 2^n <= largest < 2^(n + 1): the exponent's bits alone are 2^n.
-    power = (largest.clamp(min=_TINY[x.dtype]).view(integer) & exponent).view(x.dtype)
-    power *= shift(min(bits, width - 2), 2.0, width)
-    return (x + power).sub_(power)
+    width, integer, exponent, tiny = _WIDTHS[x.dtype]
+    # 2^n <= largest < 2^(n + 1): the exponent's bits alone are 2^n. NumPy takes a fifth of PyTorch's time for so few.
+    sizes = np.maximum(largest.numpy(), tiny)
+    with np.errstate(over="ignore"):
+        power = np.asarray((sizes.view(integer) & exponent).view(sizes.dtype) * shift(min(bits, width - 2), 2.0, width))
+    steps = torch.from_numpy(power.astype(sizes.dtype, copy=False))
+    return (x + steps).sub_(steps)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

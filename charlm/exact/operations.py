@@ -407,7 +407,7 @@ def _nll_loss(x: Tensor, targets: Tensor, weight: Tensor | None, reduction: int,
 
 
 @_handles(HANDLED, "_fused_adamw")
-def _fused_adamw(
+def fused_adamw(
     weights: Sequence[Tensor],
     gradients: Sequence[Tensor],
     means: Sequence[Tensor],

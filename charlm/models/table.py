@@ -29,9 +29,9 @@ def loss_and_gradient(table: NDArray[np.float32], contexts: Index, targets: Inde
     size, count, contexts, targets = len(table), contexts.size, contexts.ravel(), targets.ravel()
     occurrences = np.bincount(contexts, minlength=size)
     rows = np.flatnonzero(occurrences)  # (R,)
-    shifted = table[rows].astype(np.float64)  # (R, V)
+    shifted = table[rows]  # (R, V)
     shifted -= shifted.max(axis=-1, keepdims=True)
-    e = exp(shifted)
+    e = exp(shifted).astype(np.float64)
     sums = sum_of_fractions(e)  # (R, 1)
     e /= sums
     row = np.empty(size, dtype=np.int64)

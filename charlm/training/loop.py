@@ -74,8 +74,7 @@ def train(
         with _refused(model):
             batch_loss, gradients = _gradients(model, next(batches), processes)
         _checked(batch_loss, step, settings)
-        with model.arithmetic():
-            optimizer.update(gradients, step)
+        optimizer.update(gradients, step)
         if on_step is not None:
             on_step(step, batch_loss)
         if step == settings.max_iters:

@@ -6,18 +6,20 @@ Muon is that of Jordan, "Muon: an optimizer for hidden layers in neural networks
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim._muon import DEFAULT_A, DEFAULT_B, DEFAULT_C, DEFAULT_NS_STEPS, EPS, muon
-from torch.optim.adamw import adamw
 
 from charlm.config import TrainParams
 from charlm.errors import CharlmError
+from charlm.exact import exact
 from charlm.exact.elementary import sine_and_cosine
+from charlm.exact.operations import fused_adamw
 
 BETA1, EPSILON, MOMENTUM = 0.9, 1e-8, 0.95
 
@@ -39,7 +41,7 @@ def learning_rate(step: int, highest: float, settings: TrainParams) -> float:
 class Optimizer:
     """The update rule of `parameters`: AdamW, but Muon for those that are `matrices` if train.optimizer is muon.
 
-    AdamW is PyTorch's functional form: constructing one of torch.optim's classes imports its compiler, which takes over
+    AdamW is PyTorch's fused kernel: constructing one of torch.optim's classes imports its compiler, which takes over
     a second. The results are those of AdamW(fused=True) to the bit. Muon orthogonalises in float32 on a CPU; PyTorch's
     does in bfloat16, which takes a CPU without such products twenty times as long.
     """
@@ -53,47 +55,52 @@ class Optimizer:
                 "Set train.optimizer to adamw, or choose another model (model.name).",
             )
         self._settings = settings
+        is_exact = settings.precision == "exact"
+        self._arithmetic: Callable[[], AbstractContextManager[object]] = exact if is_exact else nullcontext
+        self._fused_adamw = fused_adamw if is_exact else torch._fused_adamw_  # what it is in the block, without one
         self._of_adamw = [number for number, parameter in enumerate(parameters) if parameter not in by_muon]
         self._of_muon = [number for number, parameter in enumerate(parameters) if parameter in by_muon]
         self._weights = [parameters[number].detach() for number in self._of_adamw]
         self._means, self._squares = ([torch.zeros_like(weight) for weight in self._weights] for _ in range(2))
-        self._steps = [torch.zeros((), dtype=torch.float32, device=weight.device) for weight in self._weights]
+        self._steps = [torch.zeros((), device=weight.device) for weight in self._weights[:1]] * len(self._weights)
         self._matrices = [parameters[number].detach() for number in self._of_muon]
         self._momenta = [torch.zeros_like(matrix) for matrix in self._matrices]
 
     @property
     def state(self) -> dict[str, Tensor]:
         """What the rules remember of the steps before, by name: to be saved, or to be copied into."""
-        lists = {"mean": self._means, "square": self._squares, "step": self._steps, "momentum": self._momenta}
+        lists = {"mean": self._means, "square": self._squares, "momentum": self._momenta}
         return {f"{name}.{number}": tensor for name, held in lists.items() for number, tensor in enumerate(held)}
 
     @torch.no_grad()
     def update(self, gradients: Sequence[Tensor], step: int) -> None:
         """Make the given step, counted from 1, from the gradients of all parameters."""
         if self._settings.grad_clip is not None:  # scaled so that their norm over all is at most that
-            scale = torch.clamp(self._settings.grad_clip / (get_total_norm(gradients) + 1e-6), max=1.0)
-            torch._foreach_mul_(list(gradients), scale)
+            with self._arithmetic():
+                scale = torch.clamp(self._settings.grad_clip / (get_total_norm(gradients) + 1e-6), max=1.0)
+                torch._foreach_mul_(list(gradients), scale)
         if self._weights:
             self._update_by_adamw([gradients[number] for number in self._of_adamw], step)
         if self._matrices:
-            self._update_by_muon([gradients[number] for number in self._of_muon], step)
+            with self._arithmetic():
+                self._update_by_muon([gradients[number] for number in self._of_muon], step)
 
     def _update_by_adamw(self, gradients: list[Tensor], step: int) -> None:
         rate = learning_rate(step, self._settings.learning_rate, self._settings)
-        adamw(
+        self._steps[0].fill_(step)
+        self._fused_adamw(
             self._weights,
             gradients,
             self._means,
             self._squares,
-            max_exp_avg_sqs=[],
-            state_steps=self._steps,
-            fused=True,
-            amsgrad=False,
+            [],
+            self._steps,
+            lr=rate,
             beta1=BETA1,
             beta2=self._settings.beta2,
-            lr=rate,
             weight_decay=self._settings.weight_decay,
             eps=EPSILON,
+            amsgrad=False,
             maximize=False,
         )
 
