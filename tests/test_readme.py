@@ -68,7 +68,9 @@ def test_both_experiments_on_the_book_give_the_numbers(mirror: Path, tmp_path: P
     assert f"| {size**2:,} weights |" in HOW
 
     def points(settings: TrainParams) -> list[Point]:
-        model = trainable_class("bigram").initial(size, settings.block_size, generator(settings.seed, "weights"))
+        model = trainable_class("bigram").initial(
+            size, settings.block_size, generator(settings.seed, "weights"), settings.precision
+        )
         return list(train(model, splits, settings, generator(settings.seed, "batches")))
 
     course = points(shipped.train)

@@ -234,6 +234,10 @@ def sqrt(x: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(np.sqrt(x.detach().numpy())))
 
 
+def _in_its_width(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda x: function(x if x.dtype in {torch.float32, torch.float64} else x.float()).to(x.dtype)
+
+
 def _in_float64(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda x: function(x.double()).to(x.dtype)
 
@@ -261,7 +265,7 @@ def _power(x: Tensor, exponent: float) -> Tensor:
 
 HANDLED |= {
     "sqrt": sqrt,
-    "exp": lambda x: bounded_exp(x if x.dtype in {torch.float32, torch.float64} else x.float()).to(x.dtype),
+    "exp": _in_its_width(bounded_exp),
     "rsqrt": _in_float64(lambda x: 1 / sqrt(x)),
     "log": _in_float64(log),
     "log2": _in_float64(lambda x: log(x) / log(np.array(2.0)).item()),
@@ -269,8 +273,8 @@ HANDLED |= {
     "log1p": _in_float64(_log1p),
     "exp2": _in_float64(lambda x: bounded_exp(x * log(np.array(2.0)).item())),
     "expm1": _in_float64(expm1),
-    "tanh": _in_float64(tanh),
-    "sigmoid": _in_float64(lambda x: 1 / (1 + bounded_exp(-x))),
+    "tanh": _in_its_width(tanh),
+    "sigmoid": _in_its_width(lambda x: 1 / (1 + bounded_exp(-x))),
     "erf": _in_float64(erf),
     "sin": _in_float64(lambda x: sine_and_cosine(x)[0]),
     "cos": _in_float64(lambda x: sine_and_cosine(x)[1]),
