@@ -70,7 +70,9 @@ def measure(root: Path) -> dict[str, dict[str, float]]:
     found = {}
     for title, (recipe, changes) in RECIPES.items():
         torch.set_num_threads(os.cpu_count() or 1 if trainable_class(recipe).threaded else 1)
-        runs = {precision: _steps(root, recipe, changes, precision, splits) for precision in PRECISIONS}
+        runs: dict[str, Iterator[object]] = {
+            precision: _steps(root, recipe, changes, precision, splits) for precision in PRECISIONS
+        }
         if recipe == "gpt":
             runs["nanoGPT"] = iter(
                 nanogpt.train(nanogpt.NanoGPT(splits[0].vocabulary_size), splits[0], 10**6, ITERATIONS)
