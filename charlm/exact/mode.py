@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from charlm.exact.elementary import power
 from charlm.exact.errors import NotExact
 from charlm.exact.functions import FUNCTIONS
-from charlm.exact.operations import HANDLED, MOVES, PARTS, REAL, ROUNDS, WHOLE, aten, sqrt
+from charlm.exact.operations import HANDLED, MOVES, NOT_MOVES, PARTS, REAL, ROUNDS, WHOLE, aten, sqrt
 
 Rule = Callable[["Operations", OpOverload, tuple[Any, ...], dict[str, Any]], Any]
 _OPTIMIZERS = {"ASGD", "Adafactor", "LBFGS", "NAdam", "RAdam"}
@@ -44,7 +44,8 @@ def rule_of(func: OpOverload) -> Rule:  # noqa: PLR0911 a rule a line
     """How to compute `func`: the first of its rules, see `charlm.exact.operations`."""
     space, name = func._schema.name.split("::")
     base = name.removesuffix("_") if func._schema.is_mutable else name
-    if space == "profiler" or func.is_view or name in MOVES or base in MOVES:
+    moves = (name in MOVES or base in MOVES) and func._overloadname not in NOT_MOVES
+    if space == "profiler" or func.is_view or moves:
         return passed
     if space == "aten" and not any(argument.is_out for argument in func._schema.arguments):
         if base in ROUNDS:

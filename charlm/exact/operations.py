@@ -11,6 +11,7 @@
 on whole numbers pass. `tests/exact/test_operations.py` compares those that pass with Python's arithmetic.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,14 +39,14 @@ aten = torch.ops.aten
 MOVES = frozenset(
     """
     _assert_async _local_scalar_dense _pin_memory _reshape_alias _reshape_copy _to_copy _unique2 _unsafe_view abs
-    alias all amax amin aminmax any argmax argmin argsort as_strided_ as_strided_scatter bincount bitwise_and
-    bitwise_not bitwise_or bitwise_xor broadcast_tensors bucketize cat ceil clamp clamp_max clamp_min clone
-    constant_pad_nd contiguous copy copy_ copysign cummax cummin detach_ diag_embed diagonal_scatter embedding empty
-    empty_like empty_permuted empty_strided eq equal eye fill fill_ flip floor fmax fmin full full_like gather ge gt
-    heaviside index index_copy index_fill index_select is_same_size isfinite isin isinf isnan kthvalue le lift
-    lift_fresh logical_and logical_not logical_or logical_xor lt masked_fill masked_scatter masked_select max
+    alias all amax amin aminmax any argmax argmin argsort as_strided_ as_strided_scatter bitwise_and bitwise_not
+    bitwise_or bitwise_xor broadcast_tensors bucketize cat ceil clamp clamp_max clamp_min clone constant_pad_nd
+    contiguous copy copy_ copysign cummax cummin detach_ diag_embed diagonal_scatter embedding empty empty_like
+    empty_permuted empty_strided eq equal eye fill fill_ flip floor fmax fmin full full_like gather ge gt heaviside
+    index index_copy index_fill index_select is_same_size isfinite isin isinf isnan kthvalue le lift lift_fresh
+    logical_and logical_not logical_or logical_xor lt masked_fill masked_scatter masked_select max
     max_pool2d_with_indices max_pool3d_with_indices maximum median min minimum mode msort nan_to_num nanmedian ne
-    neg new_empty new_empty_strided new_full new_ones new_zeros nextafter nonzero nonzero_static ones ones_like put
+    neg new_empty new_empty_strided new_full new_ones new_zeros nextafter nonzero nonzero_static ones ones_like
     randint randint_like random randperm relu repeat repeat_interleave resize_ roll rot90 round scalar_tensor
     scatter searchsorted select_scatter set_ sgn sign signbit slice_scatter sort split_with_sizes_copy squeeze_
     stack swapaxes_ sym_numel sym_size sym_storage_offset sym_stride t_ threshold threshold_backward topk
@@ -53,6 +54,8 @@ MOVES = frozenset(
     unsafe_split_with_sizes unsqueeze_ where zero zero_ zeros zeros_like
     """.split()  # noqa: SIM905 one a line would be a page
 )
+NOT_MOVES = frozenset({"decimals", "reduce", "value_reduce"})
+"""Overloads of these that multiply or add after all."""
 ROUNDS = frozenset({"add", "sub", "mul", "div", "reciprocal"})
 REAL = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 WHOLE = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool}
@@ -137,7 +140,7 @@ def _norm(
 @_handles(HANDLED, "mm", "bmm", "mv", "dot")
 def _product(a: Tensor, b: Tensor) -> Tensor:
     if b.ndim == 1:
-        return (product(a.view(-1, a.shape[-1]), b[:, None]).squeeze(-1).view(a.shape[:-1])).to(a.dtype)
+        return (product(a.reshape(-1, a.shape[-1]), b[:, None]).squeeze(-1).view(a.shape[:-1])).to(a.dtype)
     return product(a, b).to(a.dtype)
 
 
@@ -159,7 +162,7 @@ def _embedding_backward(gradient: Tensor, index: Tensor, rows: int, padding: int
         raise NotExact("an embedding with scale_grad_by_freq")
     gradient, index = gradient.flatten(0, -2) if gradient.ndim > 2 else gradient, index.flatten()
     found = _sums_of(
-        lambda x: x.new_zeros(rows, x.shape[1]).index_add_(0, index, x), gradient.view(len(index), -1), len(index)
+        lambda x: x.new_zeros(rows, x.shape[1]).index_add_(0, index, x), gradient.reshape(len(index), -1), len(index)
     )
     if padding >= 0:
         found[padding] = 0
@@ -184,7 +187,7 @@ def _index_put(x: Tensor, index: Sequence[Tensor | None], values: Tensor, accumu
     if not accumulate:
         return put(x, index, values)
     zeros = torch.zeros(x.shape, dtype=torch.float64)
-    terms = max(part.numel() for part in index if part is not None)
+    terms = math.prod(part.numel() for part in index if part is not None)
     return x + _sums_of(lambda y: put(zeros, index, y, True), values, terms)
 
 
@@ -286,7 +289,10 @@ def _pow(x: Tensor | float, exponent: Tensor | float) -> Tensor:
     if isinstance(exponent, Tensor):
         dtype = exponent.dtype if not isinstance(x, Tensor) else torch.result_type(x, exponent)
         base = x.double() if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64)
-        return bounded_exp(log(base) * exponent.double()).to(dtype)
+        size = bounded_exp(log(base.abs()) * exponent.double())
+        odd = exponent.double().remainder(2) == 1  # a negative base has powers to whole exponents alone
+        signed = torch.where(odd, -size, torch.where(exponent == exponent.trunc(), size, math.nan))
+        return torch.where(exponent == 0, 1.0, torch.where(base < 0, signed, size)).to(dtype)
     assert isinstance(x, Tensor)
     if exponent in {1, 2}:
         return x.clone() if exponent == 1 else x * x

@@ -16,6 +16,7 @@ from charlm.exact.elementary import exp, log, sum_of_fractions, sum_on_grid, tot
 from charlm.models.predictor import Floats, Index, Precision, cumulative, draw, log_softmax, require_shapes, softmax
 from charlm.text.corpus import Split
 
+_ROWS = 512  # of a large table that are measured together
 WEIGHT = "token_embedding_table.weight"
 """The name of the table among the weights, as in the notebook."""
 
@@ -73,7 +74,11 @@ class BigramTable:
 
     def loss_over(self, split: Split) -> float:
         """Mean cross-entropy over every position of `split` but the first, which depends on its pairs alone."""
-        return -total(split.pairs * log_softmax(self.table)) / (len(split) - 1)
+        losses = []
+        for start in range(0, len(self.table), _ROWS):
+            counts = split.pairs[start : start + _ROWS]
+            losses.append((counts * log_softmax(self.table[start : start + _ROWS]))[counts > 0])
+        return -total(np.concatenate(losses)) / (len(split) - 1)
 
     def loss_by_context(self, split: Split) -> Floats:
         """The same however many characters it has seen: (block_size,)."""

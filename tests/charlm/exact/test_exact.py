@@ -384,6 +384,9 @@ REFUSED = {
     "fft": lambda: torch.fft.fft(torch.ones(4)),
     "complex": lambda: torch.ones(2, dtype=torch.complex64) * 2,
     "remainder": lambda: torch.ones(3) % 0.7,
+    "scatter": lambda: torch.zeros(3).scatter(0, torch.tensor([0, 0]), torch.ones(2), reduce="add"),
+    "bincount": lambda: torch.bincount(torch.tensor([0, 0]), weights=torch.ones(2)),
+    "round": lambda: torch.ones(2).round(decimals=1),
     "cdist": lambda: torch.cdist(torch.ones(2, 2), torch.ones(2, 2)),
     "norm of order 3": lambda: torch.linalg.vector_norm(torch.ones(3), 3),
     "out": lambda: torch.add(torch.ones(2), 1, alpha=0.5, out=torch.empty(2)),
@@ -485,6 +488,14 @@ def test_draws_come_from_torchs_seed_alone() -> None:
 
 
 # The package
+
+
+def test_powers_of_negative_numbers_are_pytorchs() -> None:
+    bases, exponents = torch.tensor([-2.0, -2.0, -2.0, 2.0, 0.0, 0.0]), torch.tensor([3.0, 2.0, 0.5, -1.5, 0.0, 2.0])
+    expected = bases**exponents
+    with exact():
+        torch.testing.assert_close(bases**exponents, expected, equal_nan=True)
+        torch.testing.assert_close(torch.eye(3)[:, :2].t() @ torch.ones(3), torch.ones(2))
 
 
 def test_settings_of_pytorch_are_left_as_they_were_and_a_block_can_be_used_again() -> None:
