@@ -117,7 +117,7 @@ HANDLED |= {name: _spread(name) for name in ("var_mean", "var", "std_mean", "std
 
 @_handles(HANDLED, "cumsum")
 def _cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
-    bits = min(MANTISSA - 2, MANTISSA - bits_of(x.shape[dim]))
+    bits = min(MANTISSA - 2, MANTISSA - bits_of(x.shape[dim] if x.ndim else 1))
     return snapped(x.double(), bits, dim).cumsum(dim).to(dtype or x.dtype)
 
 
