@@ -38,6 +38,7 @@ exactness: $(READY)  ## train every model on every kind of machine that this one
 bench: .venv/bench/.ready  ## measure charlm beside the notebook and write docs/benchmarks.md
 	PYTHONPATH=$(CURDIR)/.venv/bench python -m benchmarks
 	python -m benchmarks --gpt
+	python -m benchmarks.cost
 	python -m benchmarks --growth 1,10,100,1000
 
 screenshots: $(READY)  ## write the pictures of the UI in docs/images; needs Chromium

@@ -441,14 +441,30 @@ MOVED: dict[str, Callable[..., Any]] = {
 }
 
 
+MOVED_PAIRS: dict[str, Callable[..., Any]] = {
+    "maximum": max,
+    "minimum": min,
+    "fmax": max,
+    "fmin": min,
+    "copysign": math.copysign,
+    "heaviside": lambda p, q: q if p == 0 else float(p > 0),
+    "gt": lambda p, q: p > q,
+    "le": lambda p, q: p <= q,
+    "eq": lambda p, q: p == q,
+}
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", MOVED)
+@pytest.mark.parametrize("name", [*MOVED, *MOVED_PAIRS])
 def test_operations_that_round_nothing_are_pythons(name: str, dtype: Any) -> None:
     numbers = arithmetic.numbers(100_000, dtype)
     numbers[::2] *= -1
+    others = np.random.default_rng(1).permutation(numbers)
+    operands = [numbers] if name in MOVED else [numbers, others]
     with exact():
-        found = getattr(torch, name)(torch.from_numpy(numbers))
-    assert found.tolist() == [MOVED[name](value) for value in numbers.tolist()]
+        found = getattr(torch, name)(*map(torch.from_numpy, operands))
+    rule = (MOVED | MOVED_PAIRS)[name]
+    assert found.tolist() == [rule(*values) for values in zip(*(x.tolist() for x in operands), strict=True)]
 
 
 def test_conversions_round_to_the_nearest() -> None:
