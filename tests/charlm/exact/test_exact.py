@@ -23,6 +23,7 @@ from charlm.models.base import LanguageModel
 from charlm.provenance import arithmetic
 from charlm.random import generator
 from charlm.training.loop import train
+from tests import plain
 from tests.models_for_tests import TEST, TRAIN, V, settings
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -344,6 +345,14 @@ def test_order_of_no_sum_changes_a_bit(name: str, request: pytest.FixtureRequest
     before = [result(name, **rate) for rate in rates]
     request.getfixturevalue("shuffled")
     assert [result(name, **rate) for rate in rates] == before
+
+
+@pytest.mark.parametrize("name", plain.MODELS)
+def test_order_changes_no_bit_of_plain_pytorch(name: str, request: pytest.FixtureRequest) -> None:
+    """Of a nanoGPT, an LSTM and others, with five optimizers each."""
+    before = plain.digest(name, 2)
+    request.getfixturevalue("shuffled")
+    assert plain.digest(name, 2) == before
 
 
 @pytest.mark.parametrize("module", [grid, functions])
