@@ -194,7 +194,7 @@ class Exact(ExitStack):
         return self
 
     def _prepare(self, optimizer: Optimizer, *_: Any) -> None:
-        if type(optimizer).__name__ in _OPTIMIZERS:
+        if _OPTIMIZERS & {kind.__name__ for kind in type(optimizer).__mro__}:
             raise NotExact(f"torch.optim.{type(optimizer).__name__}", "Adam, AdamW, Muon, SGD and RMSprop are.")
         for group in optimizer.param_groups:
             if "betas" in group:

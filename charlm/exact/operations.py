@@ -360,7 +360,8 @@ HANDLED |= {
 def _arange(*bounds: float, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
     start, end, step = {1: (0, *bounds, 1), 2: (*bounds, 1)}.get(len(bounds), bounds)
     numbers = np.arange(max(0, int(np.ceil((end - start) / step)))) * step + start
-    return torch.from_numpy(numbers).to(dtype or (torch.get_default_dtype() if numbers.dtype.kind == "f" else None))
+    is_float = any(isinstance(bound, float) for bound in bounds)
+    return torch.from_numpy(numbers).to(dtype or (torch.get_default_dtype() if is_float else torch.int64))
 
 
 # Parts that round one after the other where PyTorch fuses them

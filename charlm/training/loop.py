@@ -139,7 +139,9 @@ def _exact_mean(
     found: Sequence[tuple[Tensor, list[Tensor]]], count: int, processes: Processes | None
 ) -> tuple[Tensor, list[Tensor]]:
     """The same on a grid that all processes share, so that their sums are exact."""
-    rows = torch.stack([torch.cat([loss.view(1), *(g.flatten() for g in gradients)]) for loss, gradients in found])
+    dtype = found[0][0].dtype
+    flat = [torch.cat([loss.view(1), *(g.flatten() for g in gradients)]) for loss, gradients in found]
+    rows = torch.stack(flat).double()  # float32 has no room for the sum of more than four
     largest = rows.abs().max()
     if processes is not None:
         processes.largest(largest)
@@ -147,7 +149,7 @@ def _exact_mean(
     if processes is not None:
         processes.add(sums)
     shapes = [torch.Size([]), *(gradient.shape for gradient in found[0][1])]
-    parts = torch.split(sums.div_(count).to(rows.dtype), [shape.numel() for shape in shapes])
+    parts = torch.split(sums.div_(count).to(dtype), [shape.numel() for shape in shapes])
     loss, *gradients = (part.view(shape) for part, shape in zip(parts, shapes, strict=True))
     return loss, gradients
 

@@ -22,7 +22,7 @@ from charlm.models import trainable_class
 from charlm.models.base import LanguageModel
 from charlm.provenance import arithmetic
 from charlm.random import generator
-from charlm.training.loop import train
+from charlm.training.loop import _exact_mean, train
 from tests import plain
 from tests.models_for_tests import TEST, TRAIN, V, settings
 
@@ -383,6 +383,19 @@ def test_product_depends_on_no_other_row() -> None:
     a, b = torch.randn(5, 30), torch.randn(30, 4)
     assert torch.equal(product(a, b)[2], product(a[2:3], b)[0])
     assert torch.equal(on_grid(a[2], 20, a[2].abs().max()).double(), snapped(a, 20, -1)[2])
+
+
+def test_micro_batches_are_added_in_any_order_and_to_the_last_digits() -> None:
+    """In float32 five of them had no room on their grid, and small gradients had few digits."""
+    rng = np.random.default_rng(0)
+    found = [
+        (torch.tensor(3.4), [torch.from_numpy((rng.normal(size=500) * 1e-5).astype(np.float32))]) for _ in range(16)
+    ]
+    [mean] = _exact_mean(found, 16, None)[1]
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(16)
+        assert torch.equal(_exact_mean([found[place] for place in order], 16, None)[1][0], mean)
+    torch.testing.assert_close(mean, torch.stack([g for _, [g] in found]).double().mean(0).float(), rtol=1e-5, atol=0)
 
 
 # What passes and what is refused
