@@ -116,7 +116,7 @@ class _Attention(Function):
     @_unseen
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, p, y = ctx.saved_tensors
-        bits, matrix = operand_bits(max(*p.shape[-2:], p.shape[-1])), (-2, -1)
+        bits, matrix = operand_bits(max(p.shape[-2:])), (-2, -1)
         along = short_total(gradient * y, -1, keepdim=True).to(p.dtype)  # (B, H, T, 1)
         on_one_grid = snapped(gradient, operand_bits(max(gradient.shape[-2:])), matrix)
         of_v = (on_grid(p, bits, p.new_ones(())).double().mT @ on_one_grid).to(v.dtype)

@@ -66,7 +66,7 @@ def on_grid(x: Tensor, bits: int, largest: Tensor) -> Tensor:
 def product(a: Tensor, b: Tensor) -> Tensor:
     """The matrix product (..., N, M) in float64 of `a` (..., N, K) and `b` (..., K, M), exact but for its operands.
 
-    Each row of `a` and each column of `b` has a grid of its own, so a row of the result depends on no other row.
+    Each row of `a` and each column of `b` has its own grid, so a row of the result depends on no other row.
     """
     if a.shape[-1] == 0:
         return a.double() @ b.double()

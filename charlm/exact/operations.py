@@ -8,7 +8,7 @@
 | taken apart | all that PyTorch itself can express in others: its composites and its table of decompositions |
 
 `PARTS` are taken apart here rather than there, where PyTorch's way has more steps. Anything else is refused. Operations
-on whole numbers pass. `tests/exact/test_operations.py` compares those that pass with Python's arithmetic.
+on whole numbers pass. `tests/charlm/exact/test_exact.py` compares those that pass with Python's arithmetic.
 """
 
 import math

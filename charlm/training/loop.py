@@ -170,7 +170,7 @@ def _checked(loss: float, step: int, settings: TrainParams) -> float:
 
 @contextmanager
 def _refused(model: LanguageModel) -> Iterator[None]:
-    """Name the operation of the `model` that has no exact form."""
+    """Turn NotExact into a CharlmError that names the model and the operation."""
     try:
         yield
     except NotExact as err:
